@@ -1,0 +1,58 @@
+# One environment in the clone, one command that checks everything: `make test`. `make` alone lists the targets.
+# Where pip looks for packages is the user's setting (PIP_* variables, pip's configuration); nothing here names an index.
+
+VENV ?= .venv
+PYTHON ?= $(or $(SIGNCORE_PYTHON),python3)
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+# A file and not the folder, so that a broken install is tried again and a changed pin installs anew.
+STAMP := $(VENV)/.signcore-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check bench stubs golden gpu clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv "$(VENV)"
+	$(RUN) -m pip install -c constraints.txt -e '.[all,dev]'
+	touch "$@"
+
+env: $(STAMP)  ## create the environment and install the project with everything but CuPy
+
+demo: $(STAMP)  ## run the demonstration, which writes demo/report.md and demo/trajectories.png
+	$(RUN) -m signcore_conformance demo
+
+test: check  ## everything: the checks, all tests, a quick run of the conformance suite
+	$(RUN) -m pytest -n 2 tests
+	$(RUN) -m signcore_conformance --quick
+
+check: $(STAMP)  ## format, lint, types, doctests, golden files, stubs, wheel
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy --strict
+	$(RUN) -m pytest --doctest-modules signcore adapters
+	$(RUN) -m signcore_conformance.regen --check
+	$(RUN) tools/make_stubs.py --check
+	$(RUN) -m pytest tests/test_wheel.py
+
+bench: $(STAMP)  ## measure the speed
+	$(RUN) bench/run.py
+
+stubs: $(STAMP)  ## write the .pyi files of the generated classes
+	$(RUN) tools/make_stubs.py
+
+golden: $(STAMP)  ## write the golden files again (needs an entry in CHANGELOG.md)
+	$(RUN) -m signcore_conformance.regen
+
+# No environment here: a GPU machine may have no network, so this takes $(PYTHON) with the frameworks it has.
+gpu:  ## run the suite on the GPU with $(PYTHON) as it is; installs nothing
+	PYTHONPATH="$(CURDIR):$(CURDIR)/adapters:$(CURDIR)/conformance$${PYTHONPATH:+:$$PYTHONPATH}" \
+	  $(PYTHON) -m signcore_conformance gpu
+
+# The environment stays, since VENV may name one that serves other work as well; the next target installs anew.
+clean:  ## remove caches and outputs
+	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis "$(STAMP)"
+	find . \( -path ./.git -o -path ./.venv \) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,146 @@
+"""All error messages about arguments: the argument in backticks, the value received, the way out."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import frameworks
+from .dtypes import FORMATS, format_of, name_of
+from .tree import Leaf
+
+
+class Range(NamedTuple):
+    """Allowed values of a number: at least `minimum`, below `below` or at most `maximum`."""
+
+    minimum: float = 0.0
+    maximum: float | None = None
+    below: float | None = None
+
+    def __str__(self) -> str:
+        upper = f"{self.maximum:g}]" if self.maximum is not None else f"{self.below or math.inf:g})"
+        return f"[{self.minimum:g}, {upper}"
+
+
+def is_number(value: Any) -> bool:
+    """A concrete Python or NumPy number (not a bool, not an array)."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def number(name: str, value: Any, allowed: Range) -> None:
+    """A concrete number must lie in its range; arrays, traced values and schedules pass unchecked."""
+    if not is_number(value):
+        if callable(value) or hasattr(value, "dtype"):
+            return
+        raise TypeError(f"`{name}` is {value!r}; pass a number in {allowed}, a 0-d array or a schedule")
+    above = (allowed.below is not None and value >= allowed.below) or (
+        allowed.maximum is not None and value > allowed.maximum
+    )
+    if not math.isfinite(value) or value < allowed.minimum or above:
+        raise ValueError(f"`{name}` is {value!r}; it must be finite and in {allowed}")
+
+
+def choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """A static option must be one of its choices."""
+    choices = list(choices)
+    if not any(value is c or (type(value) is type(c) and value == c) for c in choices):
+        raise ValueError(f"`{name}` is {value!r}; choose one of {', '.join(map(repr, choices))}")
+
+
+def known(argument: str, value: Any, names: Iterable[str]) -> None:
+    """A name must be known; the error suggests the nearest."""
+    names = sorted(names)
+    if value in names:
+        return
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"`{argument}` is {value!r}; {hint}known: {', '.join(names)}")
+
+
+def place(argument: str, path: str) -> str:
+    """The argument in backticks with the leaf's path, or the argument alone for a bare array."""
+    return f"`{argument}` at {path!r}" if path else f"`{argument}`"
+
+
+def array(argument: str, leaf: Leaf) -> None:
+    """A leaf must be an array of an Array API library with a floating-point dtype we compute with."""
+    path, value = leaf
+    try:
+        frameworks.namespace(value)
+    except TypeError:
+        raise TypeError(
+            f"{place(argument, path)} is a {type(value).__name__}, not an array of an Array API library; "
+            f"wrap numbers in arrays and nest only dict, list, tuple, NamedTuple and None"
+        ) from None
+    if format_of(value) is None:
+        raise TypeError(
+            f"{place(argument, path)} has dtype {name_of(value.dtype)}; signcore computes with "
+            f"{', '.join(FORMATS)}: convert the leaf, or replace it by None to leave it out"
+        )
+
+
+def same_structure(argument: str, paths: list[str], other: str, other_paths: list[str]) -> None:
+    """Two trees must have the same paths; the error names the first that one of them lacks."""
+    if paths == other_paths:
+        return
+    missing = [p for p in other_paths if p not in paths]
+    extra = [p for p in paths if p not in other_paths]
+    first = (missing or extra or ["(another order)"])[0]
+    holder, lacking = (other, argument) if missing else (argument, other)
+    raise ValueError(
+        f"`{argument}` and `{other}` are different trees: {first!r} is in `{holder}` and not in `{lacking}`; "
+        f"pass trees of one structure (None for a leaf without a gradient)"
+    )
+
+
+def same_home(argument: str, leaf: Leaf, other: str, like: Leaf) -> None:
+    """Two leaves must be arrays of one library on one device."""
+    mine, theirs = frameworks.namespace(leaf.value), frameworks.namespace(like.value)
+    where, there = place(argument, leaf.path), place(other, like.path)
+    if mine is not theirs:
+        raise TypeError(
+            f"{where} is an array of {frameworks.library(mine)}, {there} of {frameworks.library(theirs)}; "
+            f"convert one of them: nothing is converted silently"
+        )
+    here, elsewhere = frameworks.device(leaf.value), frameworks.device(like.value)
+    if here != elsewhere:
+        raise ValueError(f"{where} is on device {here}, {there} on {elsewhere}; move one of them")
+
+
+def same_shape(argument: str, leaf: Leaf, other: str, like: Leaf) -> None:
+    """Two leaves at one path must have one shape."""
+    mine, theirs = tuple(leaf.value.shape), tuple(like.value.shape)
+    if mine != theirs:
+        raise ValueError(
+            f"{place(argument, leaf.path)} has shape {mine}, {place(other, like.path)} has {theirs}; they must agree"
+        )
+
+
+def same_dtype(argument: str, leaf: Leaf, other: str, like: Leaf) -> None:
+    """Two leaves at one path must have one dtype."""
+    mine, theirs = leaf.value.dtype, like.value.dtype
+    if mine != theirs:
+        raise ValueError(
+            f"{place(argument, leaf.path)} has dtype {name_of(mine)}, {place(other, like.path)} has "
+            f"{name_of(theirs)}; cast one of them"
+        )
+
+
+def normal(argument: str, leaf: Leaf) -> None:
+    """Warn of subnormal initial parameters: backends disagree on them, so they are outside the contract."""
+    fmt = format_of(leaf.value)
+    if fmt is None or fmt.normal == 0.0 or not frameworks.is_on_host(leaf.value):
+        return
+    xp = frameworks.namespace(leaf.value)
+    size = xp.abs(xp.astype(leaf.value, frameworks.dtype(xp, fmt.compute)))
+    if bool(xp.any((size < fmt.normal) & (size > 0.0))):
+        warnings.warn(
+            f"{place(argument, leaf.path)} holds subnormal numbers, on which backends disagree: set "
+            f"magnitudes below {fmt.normal:g} to zero for bit-identical trajectories",
+            stacklevel=4,
+        )

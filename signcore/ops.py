@@ -1,0 +1,319 @@
+"""The primitives of the arithmetic contract: each has one result, defined to the bit, on every backend.
+
+Arrays are float32 or float64 here; narrower leaves are widened on entry and rounded once when stored. A
+hyperparameter is a Python float already rounded to the compute dtype, or a 0-d array of that dtype.
+docs/arithmetic.md says why each of them is written as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from . import frameworks
+from .arcsin import arcsin4pi as _arcsin4pi
+from .dtypes import Format, format_of
+from .frameworks import namespace
+
+__all__ = [
+    "arcsin4pi",
+    "cast",
+    "clamp",
+    "complement",
+    "descent",
+    "ema",
+    "flush",
+    "narrow",
+    "product",
+    "quotient",
+    "rounded",
+    "sign",
+    "sqrt",
+    "where",
+    "widen",
+]
+
+
+def rounded(value: float, compute: str) -> float:
+    """`value` rounded once to the compute dtype ``"float32"`` or ``"float64"``, as a Python float.
+
+    Examples
+    --------
+    >>> rounded(0.9, "float32")
+    0.8999999761581421
+    """
+    if compute == "float64":
+        return float(value)
+    if not math.isfinite(value):
+        return value
+    # float(np.float32(value)), in operations that torch.compile evaluates while it traces
+    mantissa, exponent = math.frexp(value)
+    if abs(value) < 2.0**-126:  # below float32's normal range there is nothing the contract could keep
+        return 0.0
+    return math.ldexp(float(round(mantissa * 2.0**24)), exponent - 24)
+
+
+def _format(x: Any) -> Format:
+    fmt = format_of(x)
+    assert fmt is not None, f"arithmetic on {x.dtype}"
+    return fmt
+
+
+def product(a: Any, b: Any) -> Any:
+    """``round(a * b)``, one rounding, also where a compiler would fuse it into a following sum.
+
+    The added term is -0.0 for every product but -inf, which the compiler cannot know. If it contracts, it
+    gets ``fma(a, b, -0.0)``, which is the rounded product; -inf stays -inf whatever is subtracted. Only
+    inexact products that feed ``+`` or ``-`` need this; a sign times a scalar, or a power of two, is exact.
+
+    Parameters
+    ----------
+    a, b : array or float
+        At least one array, float32 or float64; broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> product(0.5, np.asarray([3.0, -2.0], dtype=np.float32))
+    array([ 1.5, -1. ], dtype=float32)
+    """
+    q = a * b
+    if not frameworks.contracts(q):
+        return q
+    overflowed = namespace(q).astype(q < -_format(q).largest, q.dtype)
+    return q + -overflowed
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """``xp.where`` in the namespace of the condition; scalars take the arrays' dtype."""
+    return namespace(condition).where(condition, x, y)
+
+
+def flush(v: Any) -> Any:
+    """Zero for magnitudes below the contract's threshold (2**-100 for float32, 2**-900 for float64).
+
+    Backends disagree on subnormals; nothing that could become one is ever stored. -0.0 becomes +0.0; NaN
+    and the infinities stay.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> flush(np.asarray([1e-38, -0.0, -2.0], dtype=np.float32))
+    array([ 0.,  0., -2.], dtype=float32)
+    """
+    xp = namespace(v)
+    return xp.where(xp.abs(v) < _format(v).flush, 0.0, v)
+
+
+def sign(u: Any, zero: str = "zero", noise: Any = None) -> Any:
+    """Sign of the flushed value, in `u`'s dtype, with a policy for zero; NaN gives 0 under every policy.
+
+    Parameters
+    ----------
+    u : array
+    zero : {"zero", "plus", "minus", "random"}
+        What a zero becomes: 0, +1, -1, or a fair coin.
+    noise : int32 array of `u`'s shape, optional
+        Random words, whose lowest bit is the coin of ``"random"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sign(np.asarray([3.0, -0.0, 1e-38, -1e-3], dtype=np.float32))
+    array([ 1.,  0.,  0., -1.], dtype=float32)
+    """
+    xp = namespace(u)
+    tiny = _format(u).flush
+    if zero == "plus":
+        return xp.astype(u > -tiny, u.dtype) - xp.astype(u <= -tiny, u.dtype)
+    if zero == "minus":
+        return xp.astype(u >= tiny, u.dtype) - xp.astype(u < tiny, u.dtype)
+    s = xp.astype(u >= tiny, u.dtype) - xp.astype(u <= -tiny, u.dtype)
+    if zero == "random":
+        coin = 1.0 - 2.0 * xp.astype(noise & 1, u.dtype)
+        return xp.where(xp.abs(u) < tiny, coin, s)
+    return s
+
+
+def complement(beta: Any, like: Any) -> Any:
+    """``1 - beta`` formed in the dtype of `like` from the rounded `beta`: exact for beta >= 0.5."""
+    return rounded(1.0 - beta, _format(like).name) if isinstance(beta, float) else 1.0 - beta
+
+
+def ema(beta: Any, m: Any, g: Any) -> Any:
+    """``beta*m + (1 - beta)*g``: two rounded products and one rounded sum, flushed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ema(0.5, np.asarray([1.0, 1e-38], dtype=np.float32), np.asarray([2.0, 0.0], dtype=np.float32))
+    array([1.5, 0. ], dtype=float32)
+    """
+    return flush(product(beta, m) + product(complement(beta, g), g))
+
+
+def descent(lr: Any, u: Any, weight_decay: Any, p: Any) -> Any:
+    """``-(lr * (u + weight_decay*p))``, flushed: the decoupled decay is inside the step, never in the sign.
+
+    The decay term is zero where `weight_decay` is zero, also for an infinite parameter.
+    """
+    if isinstance(weight_decay, float):
+        if weight_decay != 0.0:
+            u = u + product(weight_decay, p)
+    else:
+        u = u + where(weight_decay == 0.0, 0.0, product(weight_decay, p))
+    return flush(product(-lr, u))
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    """`x` in a dtype that holds its values; the same array when it already has it."""
+    return x if x.dtype == dtype else namespace(x).astype(x, dtype)
+
+
+def widen(x: Any) -> Any:
+    """A leaf in its compute dtype: float16 and bfloat16 become float32, exactly."""
+    return cast(x, frameworks.dtype(namespace(x), _format(x).compute))
+
+
+def clamp(x: Any, bound: Any) -> Any:
+    """`x` moved into [-bound, bound]."""
+    return where(x > bound, bound, where(x < -bound, -bound, x))
+
+
+def narrow(x: Any, dtype: Any, fmt: Format, *, stored: bool = True) -> Any:
+    """`x` rounded once, to nearest even, to the dtype of a stored leaf.
+
+    Compilers delete a cast to a narrower dtype that is followed by its inverse (inductor for bfloat16, XLA
+    on GPUs), so a compiled backend rounds by arithmetic first and the cast is exact, deleted or not.
+
+    Parameters
+    ----------
+    x : array
+        float32 or float64.
+    dtype, fmt : dtype object of `x`'s library and its `Format`.
+    stored : bool
+        True for deltas and state, which are flushed at the target's threshold; False for parameters.
+    """
+    xp = namespace(x)
+    if stored and fmt.flush > _format(x).flush:
+        x = xp.where(xp.abs(x) < fmt.flush, 0.0, x)
+    if fmt.name == _format(x).name:
+        return x
+    if fmt.digits < 24 and _format(x).name == "float64":
+        x = xp.astype(x, xp.float32)  # every library takes this road from float64, with its two roundings
+    if fmt.digits < 24 and frameworks.is_compiled(x):
+        x = _round_to_bfloat16(xp, x) if fmt.name == "bfloat16" else _round_to_float16(xp, x)
+    return xp.astype(x, dtype)
+
+
+def _round_to_bfloat16(xp: Any, x: Any) -> Any:
+    """Nearest even on the upper 16 bits of a float32, by integer arithmetic; a carry into inf is right."""
+    bits = x.view(xp.int32)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+    return xp.where(x != x, x, bits.view(x.dtype))
+
+
+def _round_to_float16(xp: Any, x: Any) -> Any:
+    """Nearest even to 11 significand bits, or to multiples of 2**-24 in float16's subnormal range.
+
+    Adding and subtracting ``1.5 * 2**13`` times the power of two below |x| rounds to that spacing.
+    """
+    power = (x.view(xp.int32) & 0x7F800000).view(x.dtype)
+    shift = xp.clip(power, 2.0**-14, 2.0**16) * (1.5 * 2.0**13)
+    return (x + shift) - shift
+
+
+def _as_array(x: Any, like: Any) -> Any:
+    return frameworks.constant(namespace(like), x, like.dtype, like) if isinstance(x, (int, float)) else x
+
+
+def sqrt(x: Any) -> Any:
+    """Correctly rounded square root of a non-negative array, whatever the backend's own sqrt does.
+
+    float32 goes through float64, whose error is far below the distance of any square root of a 24-bit
+    number to a rounding boundary. float64 is corrected by its exact residual where the native one is not
+    one rounding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sqrt(np.asarray([4.0, 2.0], dtype=np.float32))
+    array([2.       , 1.4142135], dtype=float32)
+    """
+    xp = namespace(x)
+    if _format(x).name == "float32":
+        if frameworks.has_exact_float32(xp):
+            return xp.sqrt(x)
+        with frameworks.float64_scope(xp):
+            return xp.astype(xp.sqrt(xp.astype(x, xp.float64)), x.dtype)
+    if frameworks.has_exact_float64(xp):
+        return xp.sqrt(x)
+    root = _nearest(xp, xp.sqrt(x), lambda s: _residual(x, s, s), lambda r, s: r / (s + s))
+    return xp.where(x == 0.0, x, root)
+
+
+def quotient(a: Any, b: Any) -> Any:
+    """Correctly rounded ``a / b``; either may be a Python float, `b` is non-zero and finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> quotient(1.0, np.asarray([3.0, 10.0], dtype=np.float32))
+    array([0.33333334, 0.1       ], dtype=float32)
+    """
+    like = b if hasattr(b, "dtype") else a
+    a, b = _as_array(a, like), _as_array(b, like)
+    xp = namespace(like)
+    if _format(like).name == "float32":
+        if frameworks.has_exact_float32(xp):
+            return a / b
+        with frameworks.float64_scope(xp):
+            return xp.astype(xp.astype(a, xp.float64) / xp.astype(b, xp.float64), like.dtype)
+    if frameworks.has_exact_float64(xp):
+        return a / b
+    return _nearest(xp, a / b, lambda q: _residual(a, q, b), lambda r, q: r / b)
+
+
+def _nearest(xp: Any, guess: Any, residual: Any, correction: Any) -> Any:
+    """The float64 whose exact residual is smallest, from a guess that may be a few ulps off.
+
+    Two corrections bring the guess to within an ulp; of it and its neighbour on the far side of the true
+    value the one with the smaller residual is the nearest (neither a square root nor a quotient of two
+    floats can be a midpoint).
+    """
+    for _ in range(2):
+        before, step = guess, correction(residual(guess), guess)
+        guess = before + step
+    left = step - (guess - before)
+    other = guess + (left + left)
+    return xp.where(xp.abs(residual(other)) < xp.abs(residual(guess)), other, guess)
+
+
+def _residual(x: Any, a: Any, b: Any) -> Any:
+    """``x - a*b``, exact when ``a*b`` is within a few ulps of `x` (Dekker's product, float64)."""
+    p = product(a, b)
+    ah, al = _halves(a)
+    bh, bl = _halves(b)
+    # partial products of 26-bit halves are exact: no guard
+    error = (((ah * bh - p) + ah * bl) + al * bh) + al * bl
+    return (x - p) - error
+
+
+def _halves(a: Any) -> tuple[Any, Any]:
+    c = product(134217729.0, a)  # 2**27 + 1, Veltkamp's splitting
+    high = c - (c - a)
+    return high, a - high
+
+
+def arcsin4pi(m: Any) -> Any:
+    """``(4/pi) * arcsin(m)`` for m in [-1, 1].
+
+    Correctly rounded for float32, at most one ulp off for float64. See arcsin.py and its enumeration.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> arcsin4pi(np.asarray([0.0, 0.1, -1.0], dtype=np.float32))
+    array([ 0.        ,  0.12753712, -2.        ], dtype=float32)
+    """
+    return _arcsin4pi(m, product)
