@@ -33,16 +33,34 @@ def is_number(value: Any) -> bool:
 
 
 def number(name: str, value: Any, allowed: Range) -> None:
-    """A concrete number must lie in its range; arrays, traced values and schedules pass unchecked."""
+    """A concrete number must lie in its range; of arrays and traced values only the kind is checked."""
     if not is_number(value):
-        if callable(value) or hasattr(value, "dtype"):
+        if callable(value) or _is_real_scalar(value):
             return
         raise TypeError(f"`{name}` is {value!r}; pass a number in {allowed}, a 0-d array or a schedule")
     above = (allowed.below is not None and value >= allowed.below) or (
         allowed.maximum is not None and value > allowed.maximum
     )
-    if not math.isfinite(value) or value < allowed.minimum or above:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        raise ValueError(f"`{name}` is an int of {value.bit_length()} bits; it must be in {allowed}") from None
+    if not finite or value < allowed.minimum or above:
         raise ValueError(f"`{name}` is {value!r}; it must be finite and in {allowed}")
+
+
+def _is_real_scalar(value: Any) -> bool:
+    """Whether a value is an array of one real number, traced or not."""
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        return False
+    kind = name_of(value.dtype).lstrip("u").rstrip("0123456789")
+    return kind in {"int", "float", "bfloat"} and math.prod(value.shape) == 1
+
+
+def integer(name: str, value: Any) -> None:
+    """A whole number, which is part of what is compiled."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise TypeError(f"`{name}` is {value!r}; pass an int")
 
 
 def choice(name: str, value: Any, choices: Iterable[Any]) -> None:
@@ -60,6 +78,17 @@ def known(argument: str, value: Any, names: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"`{argument}` is {value!r}; {hint}known: {', '.join(names)}")
+
+
+def distinct(argument: str, names: list[str], count: int) -> None:
+    """One name per leaf, and no two alike: leaves of one name would draw the same noise."""
+    if len(names) != count:
+        raise ValueError(f"`{argument}` has {len(names)} entries for {count} leaves; pass one per leaf, in order")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"two leaves are called {name!r}; rename one, or pass other `{argument}`")
+        seen.add(name)
 
 
 def place(argument: str, path: str) -> str:
@@ -100,8 +129,11 @@ def same_structure(argument: str, paths: list[str], other: str, other_paths: lis
 
 def same_home(argument: str, leaf: Leaf, other: str, like: Leaf) -> None:
     """Two leaves must be arrays of one library on one device."""
-    mine, theirs = frameworks.namespace(leaf.value), frameworks.namespace(like.value)
     where, there = place(argument, leaf.path), place(other, like.path)
+    try:
+        mine, theirs = frameworks.namespace(leaf.value), frameworks.namespace(like.value)
+    except TypeError:
+        raise TypeError(f"{where} is {leaf.value!r}, {there} an array; pass an array of the same library") from None
     if mine is not theirs:
         raise TypeError(
             f"{where} is an array of {frameworks.library(mine)}, {there} of {frameworks.library(theirs)}; "
@@ -136,11 +168,12 @@ def normal(argument: str, leaf: Leaf) -> None:
     fmt = format_of(leaf.value)
     if fmt is None or fmt.normal == 0.0 or not frameworks.is_on_host(leaf.value):
         return
-    xp = frameworks.namespace(leaf.value)
-    size = xp.abs(xp.astype(leaf.value, frameworks.dtype(xp, fmt.compute)))
+    value = frameworks.on_host(leaf.value)
+    xp = frameworks.namespace(value)
+    size = xp.abs(xp.astype(value, frameworks.dtype(xp, fmt.compute)))
     if bool(xp.any((size < fmt.normal) & (size > 0.0))):
         warnings.warn(
             f"{place(argument, leaf.path)} holds subnormal numbers, on which backends disagree: set "
             f"magnitudes below {fmt.normal:g} to zero for bit-identical trajectories",
-            stacklevel=4,
+            stacklevel=3,
         )

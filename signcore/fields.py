@@ -46,6 +46,8 @@ def check_field(field: dataclasses.Field[Any], value: Any) -> None:
         checks.number(field.name, value, field.metadata["range"])
     elif "choices" in field.metadata:
         checks.choice(field.name, value, field.metadata["choices"])
+    elif field.type == "int":
+        checks.integer(field.name, value)
 
 
 class Hyper:

@@ -154,8 +154,9 @@ class Rule:
 
         Raises
         ------
-        TypeError
-            A leaf is no array, or integer or complex, or arrays of two libraries are mixed.
+        TypeError, ValueError
+            A leaf is no array, or integer or complex, arrays of two libraries or devices are mixed, or two
+            leaves have one name.
         """
         leaves = flatten(params)
         present = [leaf for leaf in leaves if leaf.value is not None]
@@ -163,6 +164,8 @@ class Rule:
             checks.array("params", leaf)
             checks.same_home("params", leaf, "params", present[0])
             checks.normal("params", leaf)
+        names = [leaf.path for leaf in leaves] if names is None else list(names)
+        checks.distinct("names", names, len(leaves))
         like = present[0].value if present else EMPTY
         xp = frameworks.namespace(like)
         state: dict[str, Any] = {}
@@ -173,10 +176,8 @@ class Rule:
                 state[name] = None
             else:
                 columns = [
-                    None
-                    if leaf.value is None
-                    else self._initial(mark, leaf.value, leaf.path if names is None else names[i])
-                    for i, leaf in enumerate(leaves)
+                    None if leaf.value is None else self._initial(mark, leaf.value, called)
+                    for leaf, called in zip(leaves, names, strict=True)
                 ]
                 state[name] = unflatten(params, columns)
         return self.State(**state)
@@ -211,7 +212,7 @@ class Rule:
             xp = frameworks.namespace(g)
             bad = xp.any(~xp.isfinite(ops.widen(g)))
             if self.nonfinite == "raise":
-                if frameworks.is_traced(g):
+                if frameworks.is_traced(bad):  # also where a gradient with values is closed over
                     raise ValueError(
                         "`nonfinite`='raise' cannot stop a step while a function is traced (jit, torch.compile); "
                         "use nonfinite='skip', which leaves parameters and state unchanged"
@@ -274,6 +275,11 @@ class Rule:
     ) -> tuple[Any, Any]:
         """What every node does with the aggregate: (delta, state), the step counter one further."""
         work = Work(self, params, grads, state, scalars, hyper, None, decay_mask)
+        if not isinstance(aggregate, self.Message):
+            raise TypeError(
+                f"`aggregate` is a {type(aggregate).__name__}; pass a {self.Message.__name__}, whose fields are "
+                f"trees like the params"
+            )
 
         def kernel(p: Any, g: Any, s: Any, h: Hyper, words: Any, *sent: Any) -> tuple[tuple[Any, ...], Any]:
             delta, s = self.apply_leaf(p, self.Message(*sent), s, h)

@@ -16,6 +16,7 @@ from . import checks, frameworks, ops
 from .checks import Range
 
 _POSITIVE = Range(0.0)
+_LAST = 2**31 - 1  # where a state's step counter stays
 
 
 class Schedule:
@@ -27,7 +28,7 @@ class Schedule:
     def __call__(self, step: Any, dtype: str = "float32") -> Any:
         """Value after `step` steps, rounded to `dtype`."""
         if isinstance(step, (int, np.integer)):
-            return float(self.at(np.asarray(step, dtype=np.int32), dtype))
+            return float(self.at(np.asarray(min(int(step), _LAST), dtype=np.int32), dtype))
         return self.at(step, dtype)
 
     def at(self, step: Any, dtype: str) -> Any:
@@ -43,6 +44,11 @@ def _full(step: Any, value: Any, dtype: str) -> Any:
 def _float(step: Any, dtype: str) -> Any:
     xp = frameworks.namespace(step)
     return xp.astype(step, frameworks.dtype(xp, dtype))
+
+
+def _next(step: Any) -> Any:
+    """``step + 1``, staying at the largest int32."""
+    return ops.where(step < _LAST, step, _LAST - 1) + 1
 
 
 def _lookup(step: Any, table: np.ndarray, dtype: str) -> Any:
@@ -98,7 +104,7 @@ class inverse_sqrt(Schedule):
         checks.number("value", self.value, _POSITIVE)
 
     def at(self, step: Any, dtype: str) -> Any:
-        return ops.quotient(ops.rounded(self.value, dtype), ops.sqrt(_float(step + 1, dtype)))
+        return ops.quotient(ops.rounded(self.value, dtype), ops.sqrt(_float(_next(step), dtype)))
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class cosine(Schedule):
 
     def __post_init__(self) -> None:
         checks.number("value", self.value, _POSITIVE)
+        checks.integer("total_steps", self.total_steps)
         checks.number("total_steps", self.total_steps, Range(1))
         checks.number("final", self.final, Range(0.0, 1.0))
 
@@ -160,11 +167,14 @@ class linear_warmup(Schedule):
 
     def __post_init__(self) -> None:
         checks.number("value", self.value, _POSITIVE)
+        checks.integer("steps", self.steps)
         checks.number("steps", self.steps, Range(1))
+        if not (self.then is None or isinstance(self.then, Schedule)):
+            raise TypeError(f"`then` is {self.then!r}; pass a schedule of signcore.schedules, or None")
 
     def at(self, step: Any, dtype: str) -> Any:
         after = self.then if self.then is not None else constant(self.value)
-        rising = ops.product(ops.rounded(self.value, dtype), _float(step + 1, dtype))
+        rising = ops.product(ops.rounded(self.value, dtype), _float(_next(step), dtype))
         rising = ops.quotient(rising, ops.rounded(float(self.steps), dtype))
         early = step < self.steps
         return ops.where(early, rising, after.at(ops.where(early, 0, step - self.steps), dtype))
@@ -195,6 +205,7 @@ class step(Schedule):
 
     def __post_init__(self) -> None:
         checks.number("value", self.value, _POSITIVE)
+        checks.integer("size", self.size)
         checks.number("size", self.size, Range(1))
         checks.number("factor", self.factor, Range(0.0, 1.0))
 

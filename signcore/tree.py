@@ -7,6 +7,7 @@ insertion, so two dicts with the same entries are the same tree.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 
@@ -28,6 +29,8 @@ def _is_namedtuple(node: Any) -> bool:
 def _children(node: Any) -> list[tuple[str, Any]] | None:
     """(key, child) of an inner node, None for a leaf."""
     if _is_dict(node):
+        if len({str(key) for key in node}) < len(node):
+            raise ValueError(f"two keys of a dict have the same name: {sorted(map(repr, node))}; rename one of them")
         return [(str(key), node[key]) for key in sorted(node, key=str)]
     if _is_namedtuple(node):
         return [(name, getattr(node, name)) for name in node._fields]
@@ -69,8 +72,9 @@ def _build(node: Any, values: list[Any], at: int = 0) -> tuple[Any, int]:
     for key, child in children:
         built[key], at = _build(child, values, at)
     if _is_dict(node):
-        rebuilt = {key: built[str(key)] for key in node}  # the caller's order of insertion
-        return (rebuilt if type(node) is dict else type(node)(rebuilt)), at
+        rebuilt = {} if type(node) is dict else copy.copy(node)  # a defaultdict keeps its factory
+        rebuilt.update((key, built[str(key)]) for key in node)  # the caller's order of insertion
+        return rebuilt, at
     if _is_namedtuple(node):
         return type(node)(**built), at
     return type(node)(built.values()), at

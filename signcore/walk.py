@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import blocks, checks, frameworks, ops, random
-from .dtypes import FORMATS, Format, format_of
+from .dtypes import FORMATS, Format, format_of, name_of
 from .fields import Hyper, resolve
 from .marks import Mark
 from .tree import Leaf, flatten, unflatten
@@ -77,7 +77,7 @@ class Work:
         _check_state(rule, state)
         self.leaves = flatten(params)
         self.grads = flatten(grads)
-        paths = [leaf.path for leaf in self.leaves]
+        paths = self.paths = [leaf.path for leaf in self.leaves]
         checks.same_structure("grads", [leaf.path for leaf in self.grads], "params", paths)
         present = [leaf for leaf in self.leaves if leaf.value is not None]
         for p, g in zip(self.leaves, self.grads, strict=True):
@@ -94,12 +94,32 @@ class Work:
                 checks.same_dtype("grads", g, "params", p)
         self.columns: dict[str, list[Any]] = {}
         for name, mark in rule._marks.items():
-            if mark.kind != "shared":
+            if mark.kind == "shared":
+                value = Leaf("", getattr(state, name))
+                _check_words(f"state.{name}", value, (), present[0] if present else value)
+            else:
                 self.columns[name] = _check_column(rule, name, mark, getattr(state, name), self.leaves)
-        self.words = column_of(noise, params)
-        self.decayed = [True] * len(paths) if decay_mask is None else [x.value for x in flatten(decay_mask)]
-        if len(self.decayed) != len(paths):
-            checks.same_structure("decay_mask", [x.path for x in flatten(decay_mask)], "params", paths)
+        self.words = [None] * len(paths) if noise is None else self._extra("noise", noise)
+        self.decayed = [True] * len(paths) if decay_mask is None else self._mask(decay_mask)
+
+    def _extra(self, argument: str, tree: Any) -> list[Any]:
+        """Values of a tree beside the params, an array of the leaf's shape wherever the leaf takes part."""
+        column = flatten(tree)
+        checks.same_structure(argument, [leaf.path for leaf in column], "params", self.paths)
+        for value, p, g in zip(column, self.leaves, self.grads, strict=True):
+            if p.value is not None and g.value is not None:
+                checks.same_home(argument, value, "params", p)
+                checks.same_shape(argument, value, "params", p)
+        return [leaf.value for leaf in column]
+
+    def _mask(self, tree: Any) -> list[bool]:
+        column = flatten(tree)
+        checks.same_structure("decay_mask", [leaf.path for leaf in column], "params", self.paths)
+        for value, p in zip(column, self.leaves, strict=True):
+            if p.value is not None and not isinstance(value.value, (bool, np.bool_)):
+                where = checks.place("decay_mask", value.path)
+                raise TypeError(f"{where} is {value.value!r}; pass True, or False to keep weight decay off the leaf")
+        return [bool(leaf.value) for leaf in column]
 
     def hyper(self, compute: str, decayed: bool) -> Hyper:
         """All numbers of the rule in one compute dtype, made once per call."""
@@ -121,7 +141,7 @@ class Work:
 
     def run(self, kernel: Any, outputs: int, *trees: Any, finish: str | None = None) -> tuple[list[list[Any]], Any]:
         """The kernel over all leaves: (a list of values per output, the new state)."""
-        extras = [column_of(tree, self.params) for tree in trees]
+        extras = [self._extra("aggregate", tree) for tree in trees]
         results: list[list[Any]] = [[] for _ in range(outputs)]
         columns: dict[str, list[Any]] = {name: [] for name in self.columns}
         for i, p in enumerate(self.leaves):
@@ -207,6 +227,8 @@ class Work:
 
 
 def _check_hyper(rule: Rule, overrides: Mapping[str, Any]) -> None:
+    if not isinstance(overrides, Mapping):
+        raise TypeError(f"`hyper` is {overrides!r}; pass a dict of hyperparameters and values")
     for name, value in overrides.items():
         if name not in rule._ranges:
             if name in {field.name for field in dataclasses.fields(rule)}:
@@ -225,6 +247,16 @@ def _check_state(rule: Rule, state: Any) -> None:
         )
 
 
+def _check_words(where: str, value: Leaf, shape: tuple[int, ...], p: Leaf) -> None:
+    """Counters, flags and keys are int32 arrays of one shape, beside the params."""
+    checks.same_home(where, value, "params", p)
+    if name_of(value.value.dtype) != "int32" or tuple(value.value.shape) != shape:
+        raise ValueError(
+            f"{checks.place(where, value.path)} is an array of {name_of(value.value.dtype)} of shape "
+            f"{tuple(value.value.shape)}, it must be int32 of {shape}; make the state with rule.init(params)"
+        )
+
+
 def _check_column(rule: Rule, name: str, mark: Mark, tree: Any, leaves: list[Leaf]) -> list[Any]:
     """Per-leaf values of one state field, checked against the params."""
     if mark.kind == "stream" and tree is None and not rule.draws_noise:
@@ -235,9 +267,15 @@ def _check_column(rule: Rule, name: str, mark: Mark, tree: Any, leaves: list[Lea
     for value, p in zip(column, leaves, strict=True):
         if p.value is None:
             continue
-        if value.value is None:
-            raise ValueError(f"{checks.place(where, p.path)} is None; make the state with rule.init(params)")
+        if mark.kind != "element":
+            _check_words(where, value, () if mark.kind == "leaf" else (2,), p)
+            continue
         checks.same_home(where, value, "params", p)
-        if mark.kind == "element":
-            checks.same_shape(where, value, "params", p)
+        checks.same_shape(where, value, "params", p)
+        fmt, dtype = state_format(rule, frameworks.namespace(p.value), p.value)
+        if value.value.dtype != dtype:
+            raise ValueError(
+                f"{checks.place(where, value.path)} has dtype {name_of(value.value.dtype)}, this rule keeps it in "
+                f"{fmt.name} for `params` of {name_of(p.value.dtype)}; make the state with rule.init(params)"
+            )
     return [leaf.value for leaf in column]

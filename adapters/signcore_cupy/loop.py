@@ -1,0 +1,133 @@
+"""The loop: gradients in, steps out, nothing read back from the device in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from signcore import Rule
+
+from .progress import bar
+from .start import steps_done
+
+Grads = Callable[[Any, int], Any] | Iterable[Any]
+Hyper = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `run`, with what was reached until then.
+
+    Attributes
+    ----------
+    params, state
+        After the last complete step: ``run(rule, e.params, grad_fn, more, state=e.state)`` goes on from there.
+    step : int
+        Steps done, those before this run included.
+    """
+
+    def __init__(self, step: int, params: Any, state: Any) -> None:
+        super().__init__(f"stopped after step {step}; this exception has `params` and `state` to go on with")
+        self.step, self.params, self.state = step, params, state
+
+
+def run(
+    rule: Rule,
+    params: Any,
+    grad_fn: Grads,
+    steps: int,
+    *,
+    state: Any = None,
+    start: int | None = None,
+    hyper: Hyper | None = None,
+    callback: Callable[[int, Any, Any], object] | None = None,
+    every: int = 1,
+    progress: bool | None = None,
+) -> tuple[Any, Any]:
+    """`steps` steps of a rule.
+
+    The loop runs on the device and stream that are current when it is called, and never waits for them: on a
+    GPU it returns when the last step is queued. Only what the caller's functions read is synchronised, and
+    ``nonfinite="raise"``, which must look at each gradient.
+
+    Parameters
+    ----------
+    rule : signcore.Rule
+    params : array or tree of arrays
+        Not written to.
+    grad_fn : function of (params, step), or iterable of gradients
+        `step` is the number of steps done before, an int. An iterable that ends early ends the run.
+    steps : int
+        How many more steps to do, at least 0.
+    state : NamedTuple, optional
+        Resumes: what an earlier run returned or a checkpoint holds. Default: ``rule.init(params)``.
+    start : int, optional
+        Steps done before. Default: the counter of `state`, read once, which waits for the device once; it
+        does not count steps that ``nonfinite="skip"`` skipped.
+    hyper : dict, or function of the step that returns one, optional
+        Numeric hyperparameters to override, as in `signcore.Rule.step`. A schedule can be the rule's own ``lr``.
+    callback : function of (steps done, params, state), optional
+        Called whenever the number of steps done is a multiple of `every`.
+    every : int, default 1
+    progress : bool, optional
+        A bar on stderr. Default: where stderr is a terminal. It shows steps queued, and needs `rich`.
+
+    Returns
+    -------
+    params, state
+
+    Raises
+    ------
+    Interrupted
+        On Ctrl-C; a KeyboardInterrupt that has `params`, `state` and `step` as the last complete step left
+        them. A step under way is dropped: rules are pure, so nothing is half done.
+    TypeError, ValueError
+        An argument of a wrong kind, and what ``rule.step`` raises.
+
+    Examples
+    --------
+    >>> import numpy as np, signcore as sc
+    >>> params, state = run(sc.SignSGD(lr=0.25), np.asarray([1.0, -1.0]), lambda p, step: p, steps=3)
+    >>> params
+    array([ 0.25, -0.25])
+    """
+    _check(rule, grad_fn, steps, every)
+    first = steps_done(state, start)
+    now = first, params, rule.init(params) if state is None else state
+    gradients = _gradients(grad_fn)
+    overrides = hyper if callable(hyper) else lambda step: hyper
+    del params, state  # the first ones may be freed as soon as there are newer ones
+    with bar(steps, progress) as advance:
+        try:
+            while now[0] < first + steps:
+                grads = gradients(now[1], now[0])
+                if grads is _END:
+                    break
+                # One assignment: an interrupt finds either the old three or the new three.
+                now = now[0] + 1, *rule.step(now[1], grads, now[2], hyper=overrides(now[0]))
+                del grads
+                advance(now[0] - first)
+                if callback is not None and now[0] % every == 0:
+                    callback(*now)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(*now) from stop
+    return now[1], now[2]
+
+
+_END = object()
+
+
+def _gradients(grad_fn: Grads) -> Callable[[Any, int], Any]:
+    if callable(grad_fn):
+        return grad_fn
+    iterator: Iterator[Any] = iter(grad_fn)
+    return lambda params, step: next(iterator, _END)
+
+
+def _check(rule: Any, grad_fn: Any, steps: Any, every: Any) -> None:
+    if not isinstance(rule, Rule):
+        raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, such as signcore.rule('signsgd', lr=1e-3)")
+    if not callable(grad_fn) and not isinstance(grad_fn, Iterable):
+        raise TypeError(f"`grad_fn` is {grad_fn!r}; pass a function of (params, step) or an iterable of gradients")
+    for name, value, least in (("steps", steps, 0), ("every", every, 1)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"`{name}` is {value!r}; pass an int of at least {least}")

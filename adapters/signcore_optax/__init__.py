@@ -1,0 +1,20 @@
+"""signcore's rules as optax gradient transformations, one factory per rule: ``signcore_optax.lion(1e-4)``.
+
+The factories are generated: each has the hyperparameters and the documentation of its rule, whose ``lr`` is
+called ``learning_rate`` here, and a ``mask`` for weight decay. A rule that is already built goes through
+`from_rule`.
+"""
+
+from __future__ import annotations
+
+from signcore.rule import classes
+
+from .factory import factory
+from .transform import from_rule
+
+__all__ = ["from_rule"]
+
+for _name, _class in classes().items():
+    globals()[_name] = factory(_name, _class)
+    __all__.append(_name)
+del _name, _class

@@ -1,0 +1,51 @@
+"""Gradients whose dtype is not the parameters'.
+
+optax keeps an update in its gradient's dtype. The core wants one dtype per leaf, so both are widened to the
+dtype in which the parameter's state is computed, and the delta is rounded to the gradient's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from signcore import Rule, ops
+from signcore.dtypes import Format, format_of
+from signcore.marks import marks
+
+
+def _format(leaf: Any) -> Format | None:
+    return format_of(leaf) if hasattr(leaf, "dtype") else None
+
+
+def one_dtype(p: Any, g: Any) -> tuple[Any, Any]:
+    """A parameter and its gradient as they are, or both in the parameter's compute dtype."""
+    fmt = _format(p)
+    if fmt is None or _format(g) is None or p.dtype == g.dtype:
+        return p, g
+    return p.astype(fmt.compute), g.astype(fmt.compute)
+
+
+def in_dtype_of(delta: Any, g: Any) -> Any:
+    """A delta rounded to the dtype of the gradient that the caller gave."""
+    fmt = _format(g)
+    if delta is None or fmt is None or delta.dtype == g.dtype:
+        return delta
+    return ops.narrow(delta, g.dtype, fmt)
+
+
+def stand_ins(rule: Rule, grads: list[Any], columns: dict[str, list[Any]]) -> list[Any]:
+    """Arrays of the params' shapes and compute dtypes where the caller passed no params; no value is read."""
+    kinds = marks(rule.State)
+    element = next((column for name, column in columns.items() if kinds[name].kind == "element"), grads)
+    if rule.state_dtype is not None:
+        return grads
+    return [_like(g, kept) for g, kept in zip(grads, element, strict=True)]
+
+
+def _like(g: Any, kept: Any) -> Any:
+    fmt, kept_fmt = _format(g), _format(kept)
+    if fmt is None or kept_fmt is None or fmt.compute == kept_fmt.compute:
+        return g
+    return jnp.asarray(g, dtype=kept.dtype)

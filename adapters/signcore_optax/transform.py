@@ -1,0 +1,123 @@
+"""A rule as an optax gradient transformation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from signcore import Rule
+from signcore.marks import marks
+
+from .decay import decay_mask, require_params
+from .leaves import Shape, flatten
+from .mixed import in_dtype_of, one_dtype, stand_ins
+from .placement import beside
+
+
+def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationExtraArgs:
+    """The gradient transformation that does a rule's steps.
+
+    Parameters
+    ----------
+    rule : signcore.Rule
+    mask : tree of bool, or function of params that returns one, optional
+        False keeps weight decay off a leaf; a prefix of the params' tree will do.
+
+    Returns
+    -------
+    optax.GradientTransformationExtraArgs
+        ``init(params)`` gives the rule's own state, its per-parameter fields as trees of the params' structure.
+        ``update(grads, state, params=None, **extra)`` gives the rule's delta in the gradients' dtypes, and
+        needs `params` only for weight decay. Of the extra arguments `value` (the loss) and `value_fn` reach
+        the rule, all others are ignored.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When updating: what `signcore.Rule.step` raises; params missing although they decay; a mask that does
+        not fit them.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, optax, signcore as sc
+    >>> tx = from_rule(sc.SignSGD(lr=0.25))
+    >>> params = {"w": jnp.asarray([1.0, 1.0])}
+    >>> updates, state = tx.update({"w": jnp.asarray([3.0, -0.1])}, tx.init(params))
+    >>> optax.apply_updates(params, updates)["w"]
+    Array([0.75, 1.25], dtype=float32)
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, such as signcore.rule('signsgd', lr=1e-3)")
+    kinds = {name: mark.kind for name, mark in marks(rule.State).items()}
+
+    def init(params: Any) -> Any:
+        shape, leaves = flatten(params)
+        leaves = [_concrete(leaf) for leaf in leaves]
+        state = rule.init(shape.named(leaves))
+        fields = {}
+        for name, value in state._asdict().items():
+            if value is None:
+                fields[name] = None
+            elif kinds[name] == "shared":
+                fields[name] = beside(jnp.asarray(value), leaves)
+            else:
+                column = [value[leaf] for leaf in shape.names]
+                if kinds[name] != "element":
+                    column = [v if v is None else beside(v, [p]) for v, p in zip(column, leaves, strict=True)]
+                fields[name] = shape.treedef.unflatten(column)
+        return type(state)(**fields)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, value: Any = None, value_fn: Any = None, **extra: Any
+    ) -> tuple[Any, Any]:
+        del extra
+        if not isinstance(state, rule.State):
+            raise TypeError(
+                f"`state` is a {type(state).__name__}, {type(rule).__name__} needs a {rule.State.__name__}; "
+                f"make one with init(params)"
+            )
+        shape, grads = flatten(updates)
+        ps, decayed = None, None
+        if params is not None:
+            ps = shape.leaves_of("params", params)
+            decayed = decay_mask(mask, shape, params) if rule.needs_params else None
+        columns = _columns(state, shape, kinds)
+        if ps is None:
+            require_params(rule)
+            ps = stand_ins(rule, grads, columns)
+        pairs = [one_dtype(p, g) for p, g in zip(ps, grads, strict=True)]
+        delta, new = rule.delta(
+            shape.named([p for p, _ in pairs]),
+            shape.named([g for _, g in pairs]),
+            state._replace(
+                step=jnp.asarray(state.step), **{name: shape.named(column) for name, column in columns.items()}
+            ),
+            decay_mask=decayed,
+            value=value,
+            value_fn=None if value_fn is None else lambda named: value_fn(shape.build(named)),
+        )
+        deltas = [in_dtype_of(delta[name], g) for name, g in zip(shape.names, grads, strict=True)]
+        return shape.treedef.unflatten(deltas), new._replace(
+            **{name: shape.build(getattr(new, name)) for name in columns}
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _columns(state: Any, shape: Shape, kinds: dict[str, str]) -> dict[str, list[Any]]:
+    """Per-leaf fields of a state, in the order of the leaves; fields that a rule leaves None are not here."""
+    return {
+        name: shape.leaves_of(f"state.{name}", value)
+        for name, value in state._asdict().items()
+        if kinds[name] != "shared" and value is not None
+    }
+
+
+def _concrete(leaf: Any) -> Any:
+    """Zeros for a leaf of which only shape and dtype are given: no value enters a first state."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+    return leaf

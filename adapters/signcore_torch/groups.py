@@ -1,0 +1,89 @@
+"""A parameter group's entries as hyperparameters of a rule: checked, and as a call takes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from signcore import Rule
+from signcore.fields import ranges
+
+# Ways to compute that torch's own optimizers offer. Here the arithmetic is one and the same, so None and
+# False, which ask for nothing, are taken and dropped.
+TORCH_OPTIONS = ("capturable", "differentiable", "foreach", "fused")
+
+
+def split(rule_class: type[Rule]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of a rule's numbers, which may change at any step, and of its static options."""
+    numbers = ranges(rule_class)
+    names = [field.name for field in dataclasses.fields(rule_class)]
+    return tuple(numbers), tuple(name for name in names if name not in numbers)
+
+
+def refuse_options(owner: str, options: Mapping[str, Any]) -> None:
+    """Raise when torch's implementation options are asked for."""
+    for name in TORCH_OPTIONS:
+        if options.get(name):
+            raise TypeError(
+                f"`{name}` is {options[name]!r}; {owner} has one implementation, whose bits do not depend on "
+                f"how it is run: leave `{name}` out, and use torch.compile(optimizer.step) for speed"
+            )
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which every checkpoint can hold."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def number(name: str, value: Any) -> Any:
+    """A group's number as a call takes it: a Python number where it can be read without waiting for a device."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.numel() != 1:
+        raise ValueError(
+            f"`{name}` is a tensor of shape {tuple(value.shape)}; pass a number or a tensor of one element"
+        )
+    return value.item() if value.device.type == "cpu" else value.detach().reshape(())
+
+
+def traced(value: Any, device: torch.device) -> Any:
+    """A group's number while torch.compile traces: a 0-d tensor, so that a new value needs no new graph."""
+    if isinstance(value, torch.Tensor):
+        return value.reshape(()).to(device)
+    if callable(value):
+        return value
+    # By a sum, because that is what torch.compile keeps open: torch.full would build the number into the graph.
+    return torch.zeros((), dtype=torch.float64, device=device) + value
+
+
+def rule_of(rule_class: type[Rule], group: Mapping[str, Any]) -> Rule:
+    """The rule that a group's entries describe.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An entry is out of range, unknown among the choices, or contradicts another; or an option of torch's
+        own optimizers is asked for.
+    """
+    refuse_options(rule_class.__name__, group)
+    values = {field.name: group[field.name] for field in dataclasses.fields(rule_class)}
+    return rule_class(**{name: number(name, value) for name, value in values.items()})
+
+
+def describes(rule: Rule, group: Mapping[str, Any], options: Iterable[str]) -> bool:
+    """Whether a rule has a group's static options (the numbers are passed with each call)."""
+    return all(getattr(rule, name) == group[name] for name in options)
+
+
+def check_grads(params: Iterable[torch.Tensor]) -> None:
+    """Raise when a gradient is no dense tensor."""
+    for j, p in enumerate(params):
+        if p.grad is not None and p.grad.layout is not torch.strided:
+            raise RuntimeError(
+                f"`grads` at {str(j)!r} is {p.grad.layout}; signcore does not support sparse gradients: ask for "
+                f"dense ones (nn.Embedding(..., sparse=False)) or set p.grad = p.grad.to_dense()"
+            )

@@ -1,0 +1,177 @@
+"""The base of the generated optimizers: torch's Optimizer around a rule's functional step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch.optim.optimizer import ParamsT
+
+from signcore import Rule
+from signcore.marks import marks
+
+from . import groups, saving, state
+
+
+class SignOptimizer(torch.optim.Optimizer):
+    """Base of the optimizers of this package; use its subclasses, or `from_rule`.
+
+    A parameter group is one functional state of the rule: its step counter counts the steps in which any
+    parameter of the group had a gradient, whatever it was for each of them. A parameter without a gradient
+    is left alone and has no state; once it has one it joins with a fresh state and the group's counter. The
+    parameters of a group live on one device.
+    """
+
+    rule_class: ClassVar[type[Rule]]
+    kinds: ClassVar[dict[str, str]]  # field of the rule's state to the kind of its mark
+    numbers: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "rule_class" in cls.__dict__:
+            cls.kinds = {name: mark.kind for name, mark in marks(cls.rule_class.State).items()}
+            cls.numbers, cls.options = groups.split(cls.rule_class)
+
+    def __init__(self, params: ParamsT, hyperparameters: dict[str, Any]) -> None:
+        defaults = {name: groups.plain(value) for name, value in hyperparameters.items()}
+        groups.rule_of(self.rule_class, defaults)
+        self._reset()
+        super().__init__(params, {**defaults, "rule": self.rule_class.name})
+
+    def _reset(self) -> None:
+        self._rules: list[Rule] = []  # one per parameter group, made when first needed
+        self._joining: list[torch.Tensor] = []  # parameters whose first step is under way
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, whose dict may set any hyperparameter; nothing is added when one does not fit."""
+        if isinstance(param_group, dict):
+            param_group = {name: groups.plain(value) for name, value in param_group.items()}
+            groups.rule_of(self.rule_class, {**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._reset()
+        for name, default in self.defaults.items():
+            for group in self.param_groups:
+                group.setdefault(name, default)
+        saving.unpack(self.state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, keeping every dtype.
+
+        Raises
+        ------
+        ValueError
+            The state belongs to another rule or to parameters of other shapes, or a value cannot be
+            represented in this state's dtype. Nothing is changed.
+        """
+        handle = self.register_load_state_dict_pre_hook(saving.pack)  # the last, so it sees what hooks made
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # two overloads there
+        """Perform one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model anew, calls ``backward`` and returns the loss.
+
+        Returns
+        -------
+        The closure's loss, or None
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            A hyperparameter of a group is out of range, or a gradient is sparse, or has another shape, dtype
+            or device than its parameter. Nothing is changed in any group.
+        FloatingPointError
+            A gradient holds inf or NaN and a group has ``nonfinite="raise"``.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if torch.compiler.is_compiling():
+            self._step()
+            return loss
+        self._joining = []
+        try:
+            self._step()
+        except BaseException:
+            for p in self._joining:
+                del self.state[p]
+            raise
+        return loss
+
+    def _step(self) -> None:
+        """All groups are computed before anything is written, so an error changes nothing."""
+        jobs: list[tuple[list[Any], list[Any], dict[str, list[Any]]]] = []
+        for i, group in enumerate(self.param_groups):
+            params: list[Any] = []
+            grads: list[Any] = []
+            columns: dict[str, list[Any]] = {name: [] for name in self.kinds}
+            self._init_group(group, i, params, grads, *columns.values())
+            jobs.append((params, grads, columns))
+        results = [
+            self._compute(self._rules[i], self.param_groups[i], *job) if any(g is not None for g in job[1]) else None
+            for i, job in enumerate(jobs)
+        ]
+        for (params, _, columns), result in zip(jobs, results, strict=True):
+            if result is not None:
+                state.store(self.kinds, params, columns, *result)
+
+    def _compute(
+        self, rule: Rule, group: dict[str, Any], params: list[Any], grads: list[Any], columns: dict[str, list[Any]]
+    ) -> tuple[list[Any], Any]:
+        """The changes of a group's parameters and its new state; the new parameters while compiling."""
+        old = state.joined(rule, self.kinds, columns)
+        if torch.compiler.is_compiling():
+            device = next(p for p in params if p is not None).device
+            hyper = {name: groups.traced(group[name], device) for name in self.numbers}
+            new, after = rule.step(params, grads, old, hyper=hyper)
+        else:
+            hyper = {name: groups.number(name, group[name]) for name in self.numbers}
+            new, after = rule.delta(params, grads, old, hyper=hyper)
+        return new, after
+
+    def _init_group(
+        self, group: dict[str, Any], i: int, params: list[Any], grads: list[Any], *columns: list[Any]
+    ) -> None:
+        """Append what the step of a group needs, None for parameters without a gradient.
+
+        torch.compile knows this name: it runs the method as it is, outside of the graph that it traces, and
+        takes what was appended as the graph's inputs.
+        """
+        groups.check_grads(group["params"])
+        rule = self._rule_of(group, i)
+        self._joining += state.join(rule, self.kinds, group["params"], self._names(group, i), self.state)
+        for p in group["params"]:
+            saved = self.state.get(p)
+            active = p.grad is not None
+            params.append(p if active else None)
+            grads.append(p.grad)
+            for (name, kind), column in zip(self.kinds.items(), columns, strict=True):
+                if kind != "shared":
+                    column.append(saved.get(name) if saved and active else None)
+                elif saved:
+                    column.append(saved[name])
+
+    def _rule_of(self, group: dict[str, Any], i: int) -> Rule:
+        """The rule of a group, made anew when one of its static options has changed."""
+        if i >= len(self._rules) or not groups.describes(self._rules[i], group, self.options):
+            self._rules[i:] = [groups.rule_of(self.rule_class, group)]
+        return self._rules[i]
+
+    def _names(self, group: dict[str, Any], i: int) -> list[str]:
+        """Names that key the noise of a group's parameters: their own, or their index over all groups."""
+        before = sum(len(other["params"]) for other in self.param_groups[:i])
+        indices = [str(before + j) for j in range(len(group["params"]))]
+        return group.get("param_names") or indices

@@ -1,0 +1,140 @@
+"""The tables, as Markdown: ratios first, then times, then how and on what they were measured."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sets import Shape, describe
+from targets import target
+
+Table = dict[str, Any]  # what worker.py sends
+
+NAMES = {"numpy": "NumPy", "torch": "torch", "jax": "JAX"}
+
+METHOD = """\
+## How it was measured
+
+`make bench`: one process per framework, with the threads it takes by default. All contestants of a table (one
+rule on one set) are timed in turn, one step each, round after round; the ratio is formed inside a round, and the
+figure is the median of the rounds with the quartiles in brackets. The first call and two rounds of warm-up are
+not part of it; the first call, compilation included, is reported by itself. float32, defaults of each rule,
+`lr=1e-3`, normally distributed gradients.
+
+- **NumPy**: `rule.step` against the formula with NumPy operators (functional) and against the same with `out=`
+  and scratch arrays that are kept (in-place). Both round as they like, and neither handles NaN or subnormals.
+- **torch**: "core" is `rule.step` on lists of tensors, compiled with its results written back to its inputs;
+  "adapter" is the optimizer's `step()`. The peers: the step written by hand with `torch._foreach_*`, eager and
+  compiled, and the published optimizer class.
+- **JAX**: one jitted function that updates, applies the updates and donates parameters and state. "core" is
+  `rule.delta`, "adapter" the transformation of `signcore_optax`.
+- **Passes**: bytes that a step reads and writes, over the bytes of the parameters. torch eager: the operands of
+  each dispatched operation; JAX: as XLA counts them after fusion. A signum step cannot do with fewer than 5.
+"""
+
+
+def _ratio(quartiles: Iterable[float]) -> str:
+    low, middle, high = quartiles
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def ratios(tables: list[Table], sets: dict[str, list[Shape]]) -> str:
+    """A row per rule, way of ours and peer; a column per set."""
+    found: dict[tuple[str, str, str, str], dict[str, list[float]]] = {}
+    for table in tables:
+        for entry in table["ratios"]:
+            key = (table["rule"], entry["mode"], entry["ours"], entry["peer"])
+            found.setdefault(key, {})[table["set"]] = entry["quartiles"]
+    framework = tables[0]["framework"]
+    rows = []
+    for (rule, mode, ours, peer), by_set in found.items():
+        limit = target(framework, mode, rule, peer)
+        row = [rule, ours if mode == framework else f"{ours}, {mode}", peer]
+        row += [_ratio(by_set[name]) if name in by_set else "" for name in sets]
+        if limit is None:
+            row += ["", ""]
+        else:
+            missed = [name for name, quartiles in by_set.items() if quartiles[1] > limit]
+            verdict = "reached" if not missed else "not reached"
+            if missed and len(missed) < len(by_set):
+                verdict += f" ({', '.join(missed)})"
+            row += [f"at most {limit:g}", verdict]
+        rows.append(row)
+    return _markdown(["rule", "ours", "against", *sets, "target", ""], rows)
+
+
+def times(tables: list[Table], sets: dict[str, list[Shape]]) -> str:
+    """A row per rule and contestant: seconds of the first call, milliseconds a step, passes over memory."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for table in tables:
+        for each in table["contestants"]:
+            found.setdefault((table["rule"], each["label"], each["mode"]), {})[table["set"]] = each
+    rows = []
+    for (rule, label, mode), by_set in found.items():
+        row = [rule, label, mode]
+        for name in sets:
+            each = by_set.get(name)
+            row += (
+                ["", "", ""]
+                if each is None
+                else [
+                    f"{each['first_s']:.2f}",
+                    f"{each['median_s'] * 1e3:.3g}",
+                    "" if each["passes"] is None else f"{each['passes']:.1f}",
+                ]
+            )
+        rows.append(row)
+    header = ["rule", "step", "mode"]
+    for name in sets:
+        header += [f"first call, s ({name})", "step, ms", "passes"]
+    return _markdown(header, rows)
+
+
+def missing(tables: list[Table]) -> str:
+    lines = {f"- {table['rule']}: {what}" for table in tables for what in table["not_run"]}
+    return "Not run:\n\n" + "\n".join(sorted(lines)) + "\n" if lines else ""
+
+
+def machine(versions: dict[str, str]) -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    lines = [
+        f"- CPU: {_cpu()}, {cores} cores",
+        f"- {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "- " + ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cpu() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or "unknown"
+
+
+def document(tables: list[Table], versions: dict[str, str], sets: dict[str, list[Shape]]) -> str:
+    """The whole of docs/benchmarks.md."""
+    frameworks = list(dict.fromkeys(table["framework"] for table in tables))
+    of = {name: [table for table in tables if table["framework"] == name] for name in frameworks}
+    parts = [
+        "# Speed",
+        "Generated by `make bench`; do not edit. A ratio is the time of our step over the time of the other: below 1\n"
+        "ours is faster. Sets: " + "; ".join(f"{name}: {describe(shapes)}" for name, shapes in sets.items()) + ".",
+    ]
+    for name in frameworks:
+        parts += [f"## {NAMES[name]}: ratios", ratios(of[name], sets), missing(of[name])]
+    parts += [METHOD, "## On what", f"{datetime.date.today():%Y-%m-%d}.", machine(versions)]
+    for name in frameworks:
+        parts += [f"## {NAMES[name]}: times", times(of[name], sets)]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"

@@ -1,0 +1,112 @@
+"""``python -m signcore_conformance``: the suite, and ``demo`` and ``gpu`` as subcommands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import signcore as sc
+from rich.console import Console
+from rich.progress import Progress
+from signcore import checks
+
+from . import report
+from .backends import ALL, BACKENDS
+from .cells import Cell, Plan
+from .suite import Results, cells_expected, choose, execute
+from .workloads import LARGE, NAMES, SMALL
+
+QUICK_DTYPES = ("bfloat16", "float32")
+DEVICES = ("cupy", "torch-cuda", "torch-cuda-compile", "jax-cuda", "jax-cuda-jit")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(",", " ").split() if name]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m signcore_conformance",
+        description="Compare every backend with an independent reference, bit for bit. "
+        "Subcommands: demo (train on digits everywhere), gpu (the suite on the devices of this machine).",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all results to FILE")
+    parser.add_argument("--rules", type=_names, default=sc.rules(), help="comma-separated; default: all")
+    parser.add_argument("--backends", type=_names, help="comma-separated; default: all that can run")
+    parser.add_argument("--dtypes", type=_names, help=f"comma-separated; default: {','.join(ALL)}")
+    parser.add_argument("--workloads", type=_names, default=list(NAMES), help=f"default: {','.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="under a minute: small leaves, two dtypes")
+    parser.add_argument("--full", action="store_true", help="compile every variant in every dtype too")
+    parser.add_argument("--guarantees", metavar="FILE", help="put the generated table into this Markdown file")
+    return parser
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """What the options ask for; unknown names raise ValueError."""
+    for argument, values, known in (
+        ("--rules", options.rules, sc.rules()),
+        ("--backends", options.backends or [], [backend.name for backend in BACKENDS]),
+        ("--dtypes", options.dtypes or [], ALL),
+        ("--workloads", options.workloads, NAMES),
+    ):
+        for value in values:
+            checks.known(argument, value, known)
+    dtypes = tuple(options.dtypes or (QUICK_DTYPES if options.quick else ALL))
+    large = SMALL if options.quick else LARGE
+    return Plan(tuple(options.rules), dtypes, large, options.quick, options.full, tuple(options.workloads))
+
+
+def suite(plan: Plan, names: list[str] | None, console: Console) -> Results:
+    """Run the suite with a progress bar (none when stderr is not a terminal)."""
+    backends, _ = choose(names)
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("comparing", total=cells_expected(backends, plan))
+
+        def advance(cell: Cell) -> None:
+            text = f"{cell.rule} {cell.backend} {cell.dtype} {cell.workload}"
+            progress.update(task, advance=1, description=text)
+            if cell.mismatch is not None:
+                progress.console.print(f"MISMATCH {text}")
+
+        return execute(plan, names, advance)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0 when everything agreed, 1 on any mismatch, 2 on bad usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["demo"]:
+        from . import demo
+
+        return demo.main(arguments[1:])
+    parser = _parser()
+    on_gpu = arguments[:1] == ["gpu"]
+    options = parser.parse_args(arguments[1:] if on_gpu else arguments)
+    if on_gpu:
+        options.backends = options.backends or ["numpy", *DEVICES]
+    try:
+        plan = plan_of(options)
+    except ValueError as error:
+        parser.error(str(error))
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    results = suite(plan, options.backends, console)
+    report.show(results, console)
+    if options.json:
+        Path(options.json).write_text(json.dumps(results.as_json(), indent=1) + "\n")
+    if options.guarantees:
+        _insert(Path(options.guarantees), report.guarantees(results))
+    return 0 if results.passed else 1
+
+
+def _insert(path: Path, table: str) -> None:
+    """Replace what stands between the two marks of generated text."""
+    begin, end = "<!-- guarantees: generated -->\n", "<!-- /guarantees -->"
+    text = path.read_text()
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    path.write_text(f"{head}{begin}{table}{end}{tail}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

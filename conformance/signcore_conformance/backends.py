@@ -1,0 +1,378 @@
+"""Every backend that the suite runs, as one data list. A missing one is listed with its reason, never dropped."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import signcore as sc
+from signcore.tree import flatten, unflatten
+
+from . import network
+from .workloads import Workload
+
+ALL = ("float16", "bfloat16", "float32", "float64")
+Step = tuple[Any, Any]  # NumPy trees of parameters and state
+
+
+def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A tree with a function applied to every leaf that is not None."""
+    leaves = [None if leaf.value is None else function(leaf.value) for leaf in flatten(tree)]
+    return unflatten(tree, leaves)
+
+
+def _same(function: Any) -> Any:
+    return function
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How one backend runs a rule.
+
+    Parameters
+    ----------
+    name : str
+    group : str
+        Backends of one group share a worker process.
+    needs : tuple of str
+        Modules that must be installed.
+    dtypes : tuple of str
+    to, back : callable
+        NumPy array to the backend's and back.
+    wrap : callable
+        What compiles a function (identity for eager backends).
+    drive : callable, optional
+        ``drive(backend, rule, workload)`` for backends that are no plain loop over ``rule.step``.
+    device : callable, optional
+        Reason why the device is missing, or None.
+    traced : bool
+        Whether steps run under a trace, where nonfinite="raise" is an error.
+    noise_as_input : bool
+        Whether random words are drawn outside of the compiled step.
+    main_variant_only : bool
+        Whether only the first variant of a rule is run by default, because compiling takes seconds.
+    """
+
+    name: str
+    group: str
+    needs: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ALL
+    to: Callable[[np.ndarray], Any] = np.array
+    back: Callable[[Any], np.ndarray] = np.asarray
+    wrap: Callable[[Any], Any] = _same
+    drive: Callable[..., Iterator[Step]] | None = None
+    device: Callable[[], str | None] | None = None
+    traced: bool = False
+    noise_as_input: bool = False
+    main_variant_only: bool = False
+
+    def missing(self) -> str | None:
+        """Why this backend cannot run here, None when it can."""
+        for module in self.needs:
+            if importlib.util.find_spec(module) is None:
+                return f"{module} is not installed"
+        return self.device() if self.device is not None else None
+
+    def run(self, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+        """Parameters and state after every step, as NumPy trees."""
+        return (self.drive or functional)(self, rule, workload)
+
+    def read(self, params: Any, state: Any) -> Step:
+        """A step's outcome as NumPy trees."""
+        fields = {n: None if v is None else tree_map(self.back, v) for n, v in state._asdict().items()}
+        return tree_map(self.back, params), type(state)(**fields)
+
+
+_COMPILED: dict[Any, Any] = {}
+
+
+def compiled(backend: Backend, key: Any, function: Any) -> Any:
+    """The wrapped function, compiled once per backend and key."""
+    if (backend.name, key) not in _COMPILED:
+        _COMPILED[backend.name, key] = backend.wrap(function)
+    return _COMPILED[backend.name, key]
+
+
+def functional(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+    """The plain loop: ``params, state = step(params, grads, state)``."""
+    params = tree_map(backend.to, workload.tree(workload.params))
+    state = rule.init(params)
+    step = compiled(backend, (rule, workload.name == "mixed"), rule.step)
+    gradient = compiled(backend, "gradient", network.gradient)
+    for inputs in workload.inputs:
+        if workload.is_network:
+            grads, _ = gradient(params, tree_map(backend.to, inputs))
+        else:
+            grads = tree_map(backend.to, workload.tree(inputs))
+        extra = {"noise": rule.noise(params, state)} if backend.noise_as_input and rule.draws_noise else {}
+        params, state = step(params, grads, state, **extra)
+        yield backend.read(params, state)
+
+
+# -- NumPy -------------------------------------------------------------------------------------------------------
+
+
+def _readonly(array: np.ndarray) -> np.ndarray:
+    array = np.array(array)
+    array.flags.writeable = False
+    return array
+
+
+def _readonly_loop(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+    """As `functional`, with every array that goes in made unwriteable."""
+    params = tree_map(_readonly, workload.tree(workload.params))
+    state = rule.init(params)
+    for inputs in workload.inputs:
+        state = type(state)(*(None if v is None else tree_map(_readonly, v) for v in state))
+        if workload.is_network:
+            grads, _ = network.gradient(params, tree_map(_readonly, inputs))
+        else:
+            grads = workload.tree(inputs)
+        params, state = rule.step(tree_map(_readonly, params), tree_map(_readonly, grads), state)
+        yield backend.read(params, state)
+
+
+def _strict_to(array: np.ndarray) -> Any:
+    import array_api_strict
+
+    return array_api_strict.asarray(np.array(array))
+
+
+def _cupy_loop(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+    import signcore_cupy
+
+    seen: list[Step] = []
+
+    def grad_fn(params: Any, step: int) -> Any:
+        if workload.is_network:
+            return network.gradient(params, tree_map(backend.to, workload.inputs[step]))[0]
+        return tree_map(backend.to, workload.tree(workload.inputs[step]))
+
+    params = tree_map(backend.to, workload.tree(workload.params))
+    signcore_cupy.run(
+        rule,
+        params,
+        grad_fn,
+        len(workload.inputs),
+        callback=lambda step, params, state: seen.append(backend.read(params, state)),
+        progress=False,
+    )
+    return iter(seen)
+
+
+# -- torch -------------------------------------------------------------------------------------------------------
+
+
+def _torch_to(device: str) -> Callable[[np.ndarray], Any]:
+    def to(array: np.ndarray) -> Any:
+        import torch
+
+        array = np.array(array, order="C")
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+        return torch.from_numpy(array).to(device)
+
+    return to
+
+
+def _torch_back(tensor: Any) -> np.ndarray:
+    import torch
+
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        from .workloads import numpy_dtype
+
+        return np.array(tensor.view(torch.int16).numpy()).view(numpy_dtype("bfloat16"))
+    return np.array(tensor.numpy())
+
+
+def _torch_compile(function: Any) -> Any:
+    """Compiled whole; after the first call the number of graphs must be one and of breaks zero."""
+    import torch
+
+    inner = torch.compile(function, fullgraph=True, dynamic=False)
+    graphs: set[int] = set()
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        counters = torch._dynamo.utils.counters
+        before = counters["stats"]["unique_graphs"]
+        out = inner(*args, **kwargs)
+        made, broken = counters["stats"]["unique_graphs"] - before, sum(counters["graph_break"].values())
+        if broken or made > 1 or (made and graphs):
+            raise AssertionError(f"{made} graphs and {broken} breaks, after {len(graphs)} graphs; expected one graph")
+        if made:
+            graphs.add(before)
+        return out
+
+    return call
+
+
+def _torch_adapter(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+    import signcore_torch
+    import torch
+
+    tree = tree_map(lambda a: torch.nn.Parameter(backend.to(a)), workload.tree(workload.params))
+    leaves = [leaf for leaf in flatten(tree) if leaf.value is not None]
+    optimizer = signcore_torch.from_rule([(leaf.path, leaf.value) for leaf in leaves], rule)
+    for inputs in workload.inputs:
+        if workload.is_network:
+            with torch.no_grad():
+                grads, _ = network.gradient({path: p.detach() for path, p in leaves}, tree_map(backend.to, inputs))
+        else:
+            grads = {path: backend.to(g) for path, g in inputs.items()}
+        for path, p in leaves:
+            p.grad = grads[path]
+        optimizer.step()
+        yield backend.read(tree, _torch_state(rule, optimizer, tree))
+
+
+def _torch_state(rule: sc.Rule, optimizer: Any, tree: Any) -> Any:
+    """The optimizer's per-parameter state as the rule's own."""
+    fields = {}
+    for name, mark in type(rule)._marks.items():
+        if mark.kind == "stream" and not rule.draws_noise:
+            fields[name] = None
+        elif mark.kind == "shared":
+            fields[name] = next(iter(optimizer.state.values()))[name]
+        else:
+            fields[name] = tree_map(lambda p, name=name: optimizer.state[p][name], tree)
+    return rule.State(**fields)
+
+
+def _no_cuda_in_torch() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+# -- JAX ---------------------------------------------------------------------------------------------------------
+
+
+def _jax_to(platform: str) -> Callable[[np.ndarray], Any]:
+    def to(array: np.ndarray) -> Any:
+        import jax
+
+        return jax.device_put(np.array(array), jax.devices(platform)[0])
+
+    return to
+
+
+def _jax_back(array: Any) -> np.ndarray:
+    return np.array(array)
+
+
+def _jit(function: Any) -> Any:
+    import jax
+
+    return jax.jit(function)
+
+
+def _scan(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+    """All steps in one jitted `lax.scan`."""
+    import jax
+
+    def body(carry: Any, inputs: Any) -> Any:
+        params, state = carry
+        grads = network.gradient(params, inputs)[0] if workload.is_network else inputs
+        params, state = rule.step(params, grads, state)
+        return (params, state), (params, state)
+
+    stacked = {path: np.stack([x[path] for x in workload.inputs]) for path in workload.inputs[0]}
+    inputs = tree_map(backend.to, stacked if workload.is_network else workload.tree(stacked))
+    params = tree_map(backend.to, workload.tree(workload.params))
+    run = jax.jit(lambda params, inputs: jax.lax.scan(body, (params, rule.init(params)), inputs)[1])
+    trajectory = run(params, inputs)
+    params, state = backend.read(*trajectory)
+    for k in range(len(workload.inputs)):
+        fields = {n: None if v is None else tree_map(lambda a, k=k: a[k], v) for n, v in state._asdict().items()}
+        yield tree_map(lambda a, k=k: a[k], params), type(state)(**fields)
+
+
+def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+    """The optax transformation under jit, applied by optax itself."""
+    import optax
+    import signcore_optax
+
+    transform = signcore_optax.from_rule(rule)
+
+    def update(params: Any, grads: Any, state: Any) -> Any:
+        updates, state = transform.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = tree_map(backend.to, workload.tree(workload.params))
+    state = transform.init(params)
+    step = compiled(backend, (rule, workload.name == "mixed"), update)
+    gradient = compiled(backend, "gradient", network.gradient)
+    for inputs in workload.inputs:
+        if workload.is_network:
+            grads, _ = gradient(params, tree_map(backend.to, inputs))
+        else:
+            grads = tree_map(backend.to, workload.tree(inputs))
+        params, state = step(params, grads, state)
+        yield backend.read(params, state)
+
+
+def _no_gpu_in_jax() -> str | None:
+    import jax
+
+    return None if jax.default_backend() == "gpu" else "JAX sees no GPU"
+
+
+# -- CuPy --------------------------------------------------------------------------------------------------------
+
+
+def _no_cuda_in_cupy() -> str | None:
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return f"CuPy finds no CUDA: {error}"
+    return None if count else "CuPy sees no CUDA device"
+
+
+def _cupy_to(array: np.ndarray) -> Any:
+    import cupy
+
+    return cupy.asarray(np.array(array))
+
+
+def _cupy_back(array: Any) -> np.ndarray:
+    import cupy
+
+    return np.asarray(cupy.asnumpy(array))
+
+
+_NO_BFLOAT16 = ("float16", "float32", "float64")
+_TORCH: dict[str, Any] = {"needs": ("torch",), "back": _torch_back}
+_CUDA: dict[str, Any] = _TORCH | {"to": _torch_to("cuda"), "device": _no_cuda_in_torch}
+_JAX: dict[str, Any] = {"needs": ("jax",), "to": _jax_to("cpu"), "back": _jax_back}
+_JAX_CUDA: dict[str, Any] = _JAX | {"to": _jax_to("gpu"), "device": _no_gpu_in_jax}
+_COMPILE: dict[str, Any] = {
+    "wrap": _torch_compile,
+    "traced": True,
+    "noise_as_input": True,
+    "main_variant_only": True,
+}
+
+BACKENDS = (
+    Backend("numpy", "numpy", needs=("ml_dtypes",)),
+    Backend("numpy-readonly", "numpy", needs=("ml_dtypes",), drive=_readonly_loop),
+    Backend("array-api-strict", "numpy", ("array_api_strict",), ("float32", "float64"), _strict_to),
+    Backend("cupy-loop", "numpy", needs=("ml_dtypes",), drive=_cupy_loop),
+    Backend("torch", "torch", to=_torch_to("cpu"), **_TORCH),
+    Backend("torch-adapter", "torch", to=_torch_to("cpu"), drive=_torch_adapter, **_TORCH),
+    Backend("torch-compile", "torch-compile", to=_torch_to("cpu"), **_TORCH, **_COMPILE),
+    Backend("jax", "jax", **_JAX),
+    Backend("jax-jit", "jax", wrap=_jit, traced=True, **_JAX),
+    Backend("jax-scan", "jax", drive=_scan, traced=True, **_JAX),
+    Backend("optax-adapter", "jax", wrap=_jit, drive=_optax, traced=True, **(_JAX | {"needs": ("jax", "optax")})),
+    Backend("cupy", "cupy", ("cupy",), _NO_BFLOAT16, _cupy_to, _cupy_back, device=_no_cuda_in_cupy),
+    Backend("torch-cuda", "torch-cuda", **_CUDA),
+    Backend("torch-cuda-compile", "torch-cuda", **_CUDA, **_COMPILE),
+    Backend("jax-cuda", "jax-cuda", **_JAX_CUDA),
+    Backend("jax-cuda-jit", "jax-cuda", wrap=_jit, traced=True, **_JAX_CUDA),
+)

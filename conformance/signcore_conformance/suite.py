@@ -1,0 +1,162 @@
+"""The whole suite: which jobs there are, two at a time, and what came of them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import golden
+from .backends import ALL, BACKENDS, Backend
+from .cells import MINIMUM, Cell, Plan
+from .compare import versions
+from .worker import Job, start
+from .workloads import NAMES
+
+
+@dataclass
+class Results:
+    """Everything that a run found."""
+
+    plan: Plan
+    backends: list[Backend]
+    not_run: dict[str, str]
+    cells: list[Cell] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def empty_cells(self) -> list[str]:
+        """Cells that compared fewer words than they must."""
+        words: dict[tuple[str, str, str, str], int] = {}
+        for cell in self.cells:
+            key = (cell.rule, cell.backend, cell.dtype, cell.workload)
+            words[key] = words.get(key, 0) + cell.words
+        missing = []
+        for rule in self.plan.rules:
+            for backend in self.backends:
+                for dtype in (d for d in self.plan.dtypes if d in backend.dtypes):
+                    for workload in self.plan.workloads:
+                        found = words.get((rule, backend.name, dtype, workload), 0)
+                        if found < MINIMUM:
+                            missing.append(f"{rule} x {backend.name} x {dtype} x {workload}: {found} words")
+        return missing
+
+    def far_from_ties(self) -> list[str]:
+        """Near-tie workloads in which fewer than 5 % of the signs hang on an ulp."""
+        return sorted(
+            {
+                f"{cell.rule} in {cell.dtype}: {cell.near:.1%}"
+                for cell in self.cells
+                if cell.workload == "near-ties" and cell.near is not None and cell.near < 0.05
+            }
+        )
+
+    def mismatches(self) -> list[dict[str, Any]]:
+        """All mismatches."""
+        return [cell.mismatch for cell in self.cells if cell.mismatch is not None]
+
+    @property
+    def words(self) -> int:
+        """Words compared."""
+        return sum(cell.words for cell in self.cells)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was asked for was run and agreed."""
+        return bool(self.cells) and not (
+            self.mismatches() or self.errors or self.empty_cells() or self.far_from_ties()
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "passed": self.passed,
+            "words": self.words,
+            "mismatches": self.mismatches(),
+            "errors": self.errors,
+            "empty_cells": self.empty_cells(),
+            "backends": [backend.name for backend in self.backends],
+            "not_run": self.not_run,
+            "versions": versions(),
+            "cells": [cell._asdict() for cell in self.cells],
+        }
+
+
+def jobs(backends: Iterable[Backend], plan: Plan) -> list[Job]:
+    """One job per group; JAX's float64 is a job of its own, with x64 on."""
+    found: dict[tuple[str, bool], Job] = {}
+    for backend in backends:
+        wide = tuple(d for d in plan.dtypes if d == "float64")
+        narrow = tuple(d for d in plan.dtypes if d != "float64")
+        is_jax = backend.group.startswith("jax")
+        for x64, dtypes in ((False, narrow), (True, wide)) if is_jax else ((False, plan.dtypes),):
+            if dtypes:
+                job = Job(backends=[], dtypes=dtypes, plan=plan, x64=x64)
+                found.setdefault((backend.group, x64), job)["backends"].append(backend.name)
+    slow_first = ("torch-compile", "jax", "torch")
+    return sorted(found.values(), key=lambda job: not any(n.startswith(slow_first) for n in job["backends"]))
+
+
+def choose(names: Iterable[str] | None) -> tuple[list[Backend], dict[str, str]]:
+    """The backends to run and, by name, why others cannot."""
+    run, not_run = [], {}
+    for backend in BACKENDS:
+        if names is not None and backend.name not in names:
+            continue
+        reason = backend.missing()
+        if reason is None:
+            run.append(backend)
+        else:
+            not_run[backend.name] = reason
+    return run, not_run
+
+
+def cells_expected(backends: Iterable[Backend], plan: Plan) -> int:
+    """About how many cells a run yields, for the progress bar."""
+    total = 0
+    for backend in backends:
+        few = plan.quick or (backend.main_variant_only and not plan.full)
+        dtypes = len([d for d in plan.dtypes if d in backend.dtypes])
+        for rule in plan.rules:
+            variants = 0 if few or "random" not in plan.workloads else len(golden.load(rule)["variants"]) - 1
+            total += dtypes * (len(plan.workloads) + variants + 2) + 1
+    return total
+
+
+def execute(
+    plan: Plan, names: Iterable[str] | None = None, on_cell: Callable[[Cell], None] | None = None
+) -> Results:
+    """Run everything, as many processes at a time as there are cores."""
+    backends, not_run = choose(names)
+    results = Results(plan, backends, not_run)
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    for job in jobs(backends, plan):
+        waiting.put(job)
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            try:
+                job = waiting.get_nowait()
+            except queue.Empty:
+                return
+            for found in start(job):
+                with lock:
+                    if isinstance(found, str):
+                        results.errors.append(found)
+                        continue
+                    results.cells.append(found)
+                    if on_cell is not None:
+                        on_cell(found)
+
+    threads = [threading.Thread(target=work) for _ in range(max(1, min(os.cpu_count() or 1, 4)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+__all__ = ["ALL", "NAMES", "Results", "choose", "execute"]

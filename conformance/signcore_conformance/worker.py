@@ -1,0 +1,66 @@
+"""A worker process: runs the backends of one group and prints each cell as a line of JSON.
+
+One process per framework, because float64 in JAX needs a switch that must not reach the others, and because
+the frameworks' thread pools disturb each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from .cells import Cell, Plan, run
+
+MARK = "signcore-cell "
+
+
+class Job(dict[str, Any]):
+    """What one worker does: ``backends``, ``dtypes``, ``plan`` and whether JAX has ``x64``."""
+
+
+def start(job: Job) -> Iterator[Cell | str]:
+    """Run a job in a process of its own; yields its cells, and an error text if it dies."""
+    environment = dict(os.environ)
+    environment["JAX_ENABLE_X64"] = "1" if job["x64"] else "0"
+    command = [sys.executable, "-W", "ignore", "-m", "signcore_conformance.worker", json.dumps(job)]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    assert process.stdout is not None and process.stderr is not None
+    for line in process.stdout:
+        if line.startswith(MARK):
+            yield Cell(*json.loads(line.removeprefix(MARK)))
+    errors = process.stderr.read()
+    if process.wait() != 0:
+        yield f"worker for {', '.join(job['backends'])} ended with status {process.returncode}:\n{errors[-3000:]}"
+
+
+def main(text: str) -> int:
+    """Run one job given as JSON."""
+    from .backends import BACKENDS
+
+    warnings.simplefilter("ignore")
+    job = json.loads(text)
+    plan = Plan(*job["plan"])._replace(workloads=tuple(job["plan"][-1]))
+    status = 0
+    for backend in BACKENDS:
+        if backend.name not in job["backends"]:
+            continue
+        dtypes = tuple(d for d in job["dtypes"] if d in backend.dtypes)
+        try:
+            for cell in run(backend, plan, dtypes):
+                print(MARK + json.dumps(cell), flush=True)
+        except Exception:
+            traceback.print_exc()
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
