@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Format(NamedTuple):
     """What the arithmetic contract needs to know of a dtype."""
@@ -38,15 +40,16 @@ def name_of(dtype: Any) -> str:
     return str(dtype).rpartition(".")[2]
 
 
-# Turning a dtype into its name costs a microsecond, so it is done once per dtype object. One table per
-# library's dtype class, because torch.compile cannot compare its own dtypes with another library's.
-_SEEN: dict[type, dict[Any, Format | None]] = {}
+# By NumPy dtype (CuPy and JAX use the same), because making its name takes a microsecond. Other libraries'
+# dtypes are looked up by name: torch.compile would guard on this dict, and recompile when it grows.
+_SEEN: dict[np.dtype[Any], Format | None] = {}
 
 
 def format_of(array: Any) -> Format | None:
     """Format of an array's dtype, None when signcore does not compute with it."""
     dtype = array.dtype
-    seen = _SEEN.setdefault(type(dtype), {})
-    if dtype not in seen:
-        seen[dtype] = FORMATS.get(name_of(dtype))
-    return seen[dtype]
+    if not isinstance(dtype, np.dtype):
+        return FORMATS.get(name_of(dtype))
+    if dtype not in _SEEN:
+        _SEEN[dtype] = FORMATS.get(name_of(dtype))
+    return _SEEN[dtype]

@@ -14,9 +14,10 @@ import array_api_compat
 import array_api_compat.numpy as numpy_namespace
 import numpy as np
 
-# Looked up once per array type. array_api_compat answers the same but goes through functools caches,
-# which torch.compile cannot see through without a warning per call.
-_NAMESPACES: dict[type, ModuleType] = {np.ndarray: numpy_namespace}
+# Looked up once per array type. Not for torch: torch.compile guards on every dict that it reads, so a table
+# that grows when another library is first used would recompile each compiled step.
+_NAMESPACES: dict[type, ModuleType] = {}
+_TORCH: Any = None
 
 # These run one operation at a time, so no compiler can merge two of them into an FMA or drop a cast.
 _EAGER = {"array_api_compat.numpy", "array_api_compat.cupy", "array_api_strict"}
@@ -25,6 +26,10 @@ _EAGER = {"array_api_compat.numpy", "array_api_compat.cupy", "array_api_strict"}
 def namespace(array: Any) -> Any:
     """Array API namespace of an array; TypeError when it is not an array of an Array API library."""
     cls = type(array)
+    if cls is np.ndarray:
+        return numpy_namespace
+    if cls.__module__.partition(".")[0] == "torch" and hasattr(array, "layout"):
+        return _torch_namespace()
     xp = _NAMESPACES.get(cls)
     if xp is None:
         # These give NumPy's operators another meaning (products of matrices, holes in every result).
@@ -33,6 +38,15 @@ def namespace(array: Any) -> Any:
         xp = array_api_compat.array_namespace(array)
         _NAMESPACES[cls] = xp
     return xp
+
+
+def _torch_namespace() -> Any:
+    global _TORCH
+    if _TORCH is None:
+        import array_api_compat.torch
+
+        _TORCH = array_api_compat.torch
+    return _TORCH
 
 
 def _name(xp: Any) -> str:

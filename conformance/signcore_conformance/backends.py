@@ -100,7 +100,7 @@ def functional(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[
     """The plain loop: ``params, state = step(params, grads, state)``."""
     params = tree_map(backend.to, workload.tree(workload.params))
     state = rule.init(params)
-    step = compiled(backend, (rule, workload.name == "mixed"), rule.step)
+    step = compiled(backend, (rule, workload.shapes), rule.step)
     gradient = compiled(backend, "gradient", network.gradient)
     for inputs in workload.inputs:
         if workload.is_network:
@@ -304,7 +304,7 @@ def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step
 
     params = tree_map(backend.to, workload.tree(workload.params))
     state = transform.init(params)
-    step = compiled(backend, (rule, workload.name == "mixed"), update)
+    step = compiled(backend, (rule, workload.shapes), update)
     gradient = compiled(backend, "gradient", network.gradient)
     for inputs in workload.inputs:
         if workload.is_network:

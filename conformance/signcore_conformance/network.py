@@ -59,7 +59,7 @@ def gradient(params: dict[str, Any], batch: dict[str, Any]) -> tuple[dict[str, A
     }
     grads = {}
     for name, p in params.items():
-        grads[name] = ops.narrow(wide[name], p.dtype, FORMATS[name_of(p.dtype)])
+        grads[name] = ops.narrow(ops.flush(wide[name]), p.dtype, FORMATS[name_of(p.dtype)])
     return grads, loss
 
 

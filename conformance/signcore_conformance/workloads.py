@@ -39,6 +39,11 @@ class Workload(NamedTuple):
         """Whether the inputs are batches, from which the backend computes gradients itself."""
         return self.name == "digits"
 
+    @property
+    def shapes(self) -> str:
+        """Which tree of shapes this is: each is compiled once."""
+        return self.name if self.name in ("digits", "mixed") else "standard"
+
     def tree(self, values: Arrays) -> Any:
         """Values by path as the tree that rules are given."""
         if set(values) == set(self.params) and "edge/0" in values:

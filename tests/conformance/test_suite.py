@@ -1,0 +1,136 @@
+"""The suite's own promises: what it covers, what it says, and its exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import signcore as sc
+from signcore_conformance import cells, golden, regen, suite, workloads
+from signcore_conformance.__main__ import main
+from signcore_conformance.backends import BACKENDS
+
+LISTED = (
+    "numpy numpy-readonly array-api-strict cupy-loop torch torch-adapter torch-compile jax jax-jit jax-scan "
+    "optax-adapter cupy torch-cuda torch-cuda-compile jax-cuda jax-cuda-jit"
+)
+
+
+def test_every_promised_backend_is_in_the_list() -> None:
+    assert [backend.name for backend in BACKENDS] == LISTED.split()
+
+
+def test_a_backend_that_cannot_run_has_a_reason() -> None:
+    run, not_run = suite.choose(None)
+    assert {b.name for b in run} | set(not_run) == {b.name for b in BACKENDS}
+    assert all(not_run.values())
+
+
+@pytest.mark.parametrize("name", sc.rules())
+def test_every_rule_has_a_golden_file_with_words_of_every_variant_and_dtype(name: str) -> None:
+    held = golden.load(name)
+    keys = {f"{i}/{dtype}" for i in range(len(held["variants"])) for dtype in suite.ALL}
+    assert set(held["words"]) == keys
+    assert all(len(words["sha256"]) == 64 for words in held["words"].values())
+
+
+@pytest.mark.parametrize("dtype", suite.ALL)
+@pytest.mark.parametrize("name", sc.rules())
+def test_an_ulp_decides_at_least_a_twentieth_of_the_signs_near_ties(name: str, dtype: str) -> None:
+    rule = golden.variants(name)[0]
+    made = workloads.make("near-ties", rule, dtype, workloads.SMALL)
+    if not any("sign(" in line for line in golden.load(name)["formula"]):
+        assert made.near is None
+        return
+    assert made.near is not None and made.near >= 0.05
+
+
+@pytest.mark.parametrize("dtype", suite.ALL)
+def test_hostile_gradients_hold_all_that_is_promised(dtype: str) -> None:
+    made = workloads.make("hostile", golden.variants("signsgd")[0], dtype, workloads.SMALL)
+    values = np.concatenate([g.astype(np.float64).reshape(-1) for grads in made.inputs for g in grads.values()])
+    assert np.isinf(values).sum() == 1
+    assert np.isnan(values).sum() == 1
+    finite = values[np.isfinite(values)]
+    assert ((finite == 0) & np.signbit(finite)).any() and ((finite == 0) & ~np.signbit(finite)).any()
+    smallest = {"float16": 2.0**-14, "float64": 2.0**-1022}.get(dtype, 2.0**-126)
+    assert ((finite != 0) & (abs(finite) < smallest)).any(), "no subnormal"
+    if dtype != "float16":
+        assert (abs(finite) > 9e37).any()
+        assert ((finite != 0) & (abs(finite) < 1.1e-38)).any()
+
+
+def test_an_empty_cell_is_a_failure() -> None:
+    plan = cells.Plan(("lion",), ("float32",), workloads.SMALL, quick=True)
+    run, not_run = suite.choose(["numpy"])
+    results = suite.Results(plan, run, not_run)
+    results.cells = list(cells.run(run[0], plan, ("float32",)))
+    assert results.passed
+    results.cells = [cell for cell in results.cells if cell.workload != "recorded"]
+    assert not results.passed
+    assert "lion x numpy x float32 x recorded: 0 words" in results.empty_cells()
+
+
+def test_the_command_passes_and_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    options = ["--quick", "--rules", "signsgd", "--backends", "numpy,array-api-strict", "--json", str(out)]
+    assert main(options) == 0
+    printed = capsys.readouterr().out
+    assert "no dtype" in printed and "passed" in printed and "backends run: numpy, array-api-strict" in printed
+    held = json.loads(out.read_text())
+    assert held["passed"] and held["mismatches"] == [] and held["words"] > 1_000_000
+
+
+def test_a_mismatch_gives_exit_status_1_and_the_command_that_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = cells.Plan(("lion",), ("float32",), workloads.SMALL, quick=True)
+    run, _ = suite.choose(["numpy"])
+    broken = sc.Lion(beta2=0.98)
+    monkeypatch.setattr("signcore_conformance.backends._COMPILED", {})
+    monkeypatch.setattr(sc.Lion, "step", lambda self, *a, **k: sc.Rule.step(broken, *a, **k))
+    found = list(cells.run(run[0], plan, ("float32",)))
+    monkeypatch.setattr("signcore_conformance.suite.start", lambda job: iter(found))
+    assert main(["--quick", "--rules", "lion", "--backends", "numpy", "--dtypes", "float32"]) == 1
+    printed = capsys.readouterr().out
+    assert "MISMATCH" in printed and "FAILED" in printed
+    assert "python -m signcore_conformance --rules lion --backends numpy --dtypes float32" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--rules", "loin"], "did you mean 'lion'"),
+        (["--backends", "jaxjit"], "did you mean 'jax-jit'"),
+        (["--dtypes", "float8"], "`--dtypes` is 'float8'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_stale_golden_files_are_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    held = json.loads(json.dumps(golden.load("signsgd")))
+    held["words"]["0/float32"]["sha256"] = "0" * 64
+    monkeypatch.setattr(golden, "load", lambda rule: held)
+    assert regen.main(["--check", "--rules", "signsgd"]) == 1
+    assert "stale: signsgd" in capsys.readouterr().out
+
+
+def test_known_words_are_not_rewritten_without_a_changelog_entry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = json.loads(json.dumps(golden.load("signsgd")))
+    held["words"]["0/float32"]["sha256"] = "0" * 64
+    monkeypatch.setattr(golden, "load", lambda rule: held)
+    monkeypatch.setattr(regen, "_in_changelog", lambda rule: False)
+    monkeypatch.setattr(Path, "write_text", lambda *a: pytest.fail("it was written"))
+    assert regen.main(["--rules", "signsgd"]) == 1
+    assert "CHANGELOG.md" in capsys.readouterr().out
