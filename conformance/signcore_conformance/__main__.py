@@ -7,9 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-import signcore as sc
 from rich.console import Console
 from rich.progress import Progress
+
+import signcore as sc
 from signcore import checks
 
 from . import report

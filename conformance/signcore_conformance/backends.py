@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 import signcore as sc
 from signcore.tree import flatten, unflatten
 
@@ -211,8 +212,9 @@ def _torch_compile(function: Any) -> Any:
 
 
 def _torch_adapter(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
-    import signcore_torch
     import torch
+
+    import signcore_torch
 
     tree = tree_map(lambda a: torch.nn.Parameter(backend.to(a)), workload.tree(workload.params))
     leaves = [leaf for leaf in flatten(tree) if leaf.value is not None]
@@ -294,6 +296,7 @@ def _scan(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]
 def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
     """The optax transformation under jit, applied by optax itself."""
     import optax
+
     import signcore_optax
 
     transform = signcore_optax.from_rule(rule)

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
+
 import signcore as sc
 from signcore.tree import flatten
 

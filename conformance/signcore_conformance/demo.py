@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import signcore as sc
 from rich.console import Console
 from rich.progress import Progress
+
+import signcore as sc
 
 from . import golden, network, words
 from .backends import BACKENDS, Backend
@@ -73,7 +74,8 @@ def _worker(rules: list[str], backends: list[str], steps: int) -> Iterator[Run |
     """Train in a process of its own, one per framework."""
     command = [sys.executable, "-W", "ignore", "-m", __name__, json.dumps([rules, backends, steps])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     for line in process.stdout:
         if line.startswith(MARK):
             yield Run(*json.loads(line.removeprefix(MARK)))

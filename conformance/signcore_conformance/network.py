@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
 from signcore import frameworks, ops
 from signcore.dtypes import FORMATS, name_of
 

@@ -54,7 +54,9 @@ def show(results: Results, console: Console) -> None:
     for rule, share in shares:
         by_rule.setdefault(rule, []).append(float(share or 0.0))
     for rule, found in by_rule.items():
-        console.print(f"near ties: {rule}: an ulp of the gradient decides {min(found):.1%} of all signs", highlight=False)
+        console.print(
+            f"near ties: {rule}: an ulp of the gradient decides {min(found):.1%} of all signs", highlight=False
+        )
     for rule in sorted(set(results.plan.rules) - set(by_rule)):
         if "near-ties" in results.plan.workloads:
             console.print(f"near ties: {rule}: takes no sign", highlight=False)

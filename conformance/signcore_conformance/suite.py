@@ -65,9 +65,7 @@ class Results:
     @property
     def passed(self) -> bool:
         """Whether everything that was asked for was run and agreed."""
-        return bool(self.cells) and not (
-            self.mismatches() or self.errors or self.empty_cells() or self.far_from_ties()
-        )
+        return bool(self.cells) and not (self.mismatches() or self.errors or self.empty_cells() or self.far_from_ties())
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -125,9 +123,7 @@ def cells_expected(backends: Iterable[Backend], plan: Plan) -> int:
     return total
 
 
-def execute(
-    plan: Plan, names: Iterable[str] | None = None, on_cell: Callable[[Cell], None] | None = None
-) -> Results:
+def execute(plan: Plan, names: Iterable[str] | None = None, on_cell: Callable[[Cell], None] | None = None) -> Results:
     """Run everything, as many processes at a time as there are cores."""
     backends, not_run = choose(names)
     results = Results(plan, backends, not_run)

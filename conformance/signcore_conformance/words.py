@@ -33,7 +33,7 @@ def different(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def ordered(array: np.ndarray) -> np.ndarray:
     """Integers in the order of the floats: neighbours differ by one, zero is 0."""
     word = bits(array)
-    top = int(1) << (8 * word.dtype.itemsize - 1)
+    top = 1 << (8 * word.dtype.itemsize - 1)
     magnitude = (word & word.dtype.type(top - 1)).astype(np.int64)
     return np.where(word >= word.dtype.type(top), -magnitude, magnitude)
 
@@ -42,7 +42,7 @@ def from_ordered(order: np.ndarray, dtype: Any) -> np.ndarray:
     """The inverse of `ordered`."""
     dtype = np.dtype(dtype)
     unsigned = _INTEGERS[dtype.itemsize]
-    top = int(1) << (8 * dtype.itemsize - 1)
+    top = 1 << (8 * dtype.itemsize - 1)
     magnitude = np.abs(order).astype(unsigned)
     word = np.where(order < 0, magnitude | unsigned(top), magnitude)
     return np.asarray(word.astype(unsigned).view(dtype))

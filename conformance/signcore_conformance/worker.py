@@ -32,7 +32,8 @@ def start(job: Job) -> Iterator[Cell | str]:
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
     )
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     for line in process.stdout:
         if line.startswith(MARK):
             yield Cell(*json.loads(line.removeprefix(MARK)))

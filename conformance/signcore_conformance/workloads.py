@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
+
 import signcore as sc
 from signcore.tree import flatten, unflatten
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import signcore as sc
 from signcore_conformance import demo, network, reference
-from signcore_conformance.backends import BACKENDS
 from signcore_conformance.__main__ import main
+from signcore_conformance.backends import BACKENDS
 
 
 def test_the_digits_are_real_and_the_split_is_fixed() -> None:

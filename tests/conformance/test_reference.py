@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from signcore_conformance import reference
 from signcore_conformance.reference import Scalar, Tools, round_to
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import signcore as sc
 from signcore_conformance import cells, golden, regen, suite, workloads
 from signcore_conformance.__main__ import main
@@ -44,7 +45,8 @@ def test_an_ulp_decides_at_least_a_twentieth_of_the_signs_near_ties(name: str, d
     if not any("sign(" in line for line in golden.load(name)["formula"]):
         assert made.near is None
         return
-    assert made.near is not None and made.near >= 0.05
+    assert made.near is not None
+    assert made.near >= 0.05
 
 
 @pytest.mark.parametrize("dtype", suite.ALL)
@@ -54,7 +56,8 @@ def test_hostile_gradients_hold_all_that_is_promised(dtype: str) -> None:
     assert np.isinf(values).sum() == 1
     assert np.isnan(values).sum() == 1
     finite = values[np.isfinite(values)]
-    assert ((finite == 0) & np.signbit(finite)).any() and ((finite == 0) & ~np.signbit(finite)).any()
+    assert ((finite == 0) & np.signbit(finite)).any()
+    assert ((finite == 0) & ~np.signbit(finite)).any()
     smallest = {"float16": 2.0**-14, "float64": 2.0**-1022}.get(dtype, 2.0**-126)
     assert ((finite != 0) & (abs(finite) < smallest)).any(), "no subnormal"
     if dtype != "float16":
@@ -78,9 +81,13 @@ def test_the_command_passes_and_writes_its_results(tmp_path: Path, capsys: pytes
     options = ["--quick", "--rules", "signsgd", "--backends", "numpy,array-api-strict", "--json", str(out)]
     assert main(options) == 0
     printed = capsys.readouterr().out
-    assert "no dtype" in printed and "passed" in printed and "backends run: numpy, array-api-strict" in printed
+    assert "no dtype" in printed
+    assert "passed" in printed
+    assert "backends run: numpy, array-api-strict" in printed
     held = json.loads(out.read_text())
-    assert held["passed"] and held["mismatches"] == [] and held["words"] > 1_000_000
+    assert held["passed"]
+    assert held["mismatches"] == []
+    assert held["words"] > 1_000_000
 
 
 def test_a_mismatch_gives_exit_status_1_and_the_command_that_repeats_it(
@@ -95,7 +102,8 @@ def test_a_mismatch_gives_exit_status_1_and_the_command_that_repeats_it(
     monkeypatch.setattr("signcore_conformance.suite.start", lambda job: iter(found))
     assert main(["--quick", "--rules", "lion", "--backends", "numpy", "--dtypes", "float32"]) == 1
     printed = capsys.readouterr().out
-    assert "MISMATCH" in printed and "FAILED" in printed
+    assert "MISMATCH" in printed
+    assert "FAILED" in printed
     assert "python -m signcore_conformance --rules lion --backends numpy --dtypes float32" in printed
 
 
