@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,7 @@ def functional(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[
     params = tree_map(backend.to, workload.tree(workload.params))
     state = rule.init(params)
     step = compiled(backend, (rule, workload.shapes), rule.step)
-    gradient = compiled(backend, "gradient", network.gradient)
+    gradient = compiled(backend, ("gradient", workload.shapes), network.gradient)
     for inputs in workload.inputs:
         if workload.is_network:
             grads, _ = gradient(params, tree_map(backend.to, inputs))
@@ -173,8 +174,11 @@ def _torch_to(device: str) -> Callable[[np.ndarray], Any]:
 
         array = np.array(array, order="C")
         if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
-        return torch.from_numpy(array).to(device)
+            tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        else:
+            tensor = torch.from_numpy(array)
+        # NumPy gives empty arrays strides that no torch result has, which would cost a second compilation
+        return (tensor if array.size else torch.empty(tensor.shape, dtype=tensor.dtype)).to(device)
 
     return to
 
@@ -194,7 +198,13 @@ def _torch_compile(function: Any) -> Any:
     """Compiled whole; after the first call the number of graphs must be one and of breaks zero."""
     import torch
 
-    inner = torch.compile(function, fullgraph=True, dynamic=False)
+    def own(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    # A code object of its own: torch keeps at most eight compiled versions of one, over all rules and dtypes.
+    code = own.__code__.replace(co_name=f"step_{len(_COMPILED)}")
+    entry = types.FunctionType(code, own.__globals__, code.co_name, own.__defaults__, own.__closure__)
+    inner = torch.compile(entry, fullgraph=True, dynamic=False)
     graphs: set[int] = set()
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -308,7 +318,7 @@ def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step
     params = tree_map(backend.to, workload.tree(workload.params))
     state = transform.init(params)
     step = compiled(backend, (rule, workload.shapes), update)
-    gradient = compiled(backend, "gradient", network.gradient)
+    gradient = compiled(backend, ("gradient", workload.shapes), network.gradient)
     for inputs in workload.inputs:
         if workload.is_network:
             grads, _ = gradient(params, tree_map(backend.to, inputs))

@@ -42,8 +42,9 @@ class Workload(NamedTuple):
 
     @property
     def shapes(self) -> str:
-        """Which tree of shapes this is: each is compiled once."""
-        return self.name if self.name in ("digits", "mixed") else "standard"
+        """Which tree of shapes and dtypes this is: each is compiled once."""
+        kind = self.name if self.name in ("digits", "mixed") else "standard"
+        return f"{kind} {next(iter(self.params.values())).dtype.name}"
 
     def tree(self, values: Arrays) -> Any:
         """Values by path as the tree that rules are given."""
