@@ -28,7 +28,7 @@ def namespace(array: Any) -> Any:
     cls = type(array)
     if cls is np.ndarray:
         return numpy_namespace
-    if cls.__module__.partition(".")[0] == "torch" and hasattr(array, "layout"):
+    if hasattr(array, "requires_grad_"):  # torch's; torch.compile cannot tell the module of a Parameter's class
         return _torch_namespace()
     xp = _NAMESPACES.get(cls)
     if xp is None:

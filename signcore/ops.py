@@ -50,8 +50,9 @@ def rounded(value: float, compute: str) -> float:
     mantissa, exponent = math.frexp(value)
     if abs(value) < 2.0**-126:  # below float32's normal range there is nothing the contract could keep
         return 0.0
-    result = math.ldexp(float(round(mantissa * 2.0**24)), exponent - 24)
-    return result if abs(result) < 2.0**128 else math.copysign(math.inf, value)
+    if abs(value) >= 2.0**128 - 2.0**103:  # half an ulp above the largest float32: to even, which is infinity
+        return math.inf if value > 0.0 else -math.inf
+    return math.ldexp(float(round(mantissa * 2.0**24)), exponent - 24)
 
 
 def _format(x: Any) -> Format:
@@ -222,7 +223,8 @@ def _round_to_float16(xp: Any, x: Any) -> Any:
     """
     power = (x.view(xp.int32) & 0x7F800000).view(x.dtype)
     shift = xp.clip(power, 2.0**-14, 2.0**16) * (1.5 * 2.0**13)
-    return (x + shift) - shift
+    x = (x + shift) - shift
+    return xp.where(xp.abs(x) > 65504.0, x * math.inf, x)  # a cast that is deleted does not overflow
 
 
 def _as_array(x: Any, like: Any) -> Any:

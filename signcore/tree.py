@@ -30,7 +30,8 @@ def _children(node: Any) -> list[tuple[str, Any]] | None:
     """(key, child) of an inner node, None for a leaf."""
     if _is_dict(node):
         if len({str(key) for key in node}) < len(node):
-            raise ValueError(f"two keys of a dict have the same name: {sorted(map(repr, node))}; rename one of them")
+            keys = ", ".join(sorted(map(repr, node)))
+            raise ValueError(f"two keys of a dict of a tree have the same name as text: {keys}; rename one of them")
         return [(str(key), node[key]) for key in sorted(node, key=str)]
     if _is_namedtuple(node):
         return [(name, getattr(node, name)) for name in node._fields]

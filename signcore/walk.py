@@ -267,6 +267,8 @@ def _check_column(rule: Rule, name: str, mark: Mark, tree: Any, leaves: list[Lea
     for value, p in zip(column, leaves, strict=True):
         if p.value is None:
             continue
+        if value.value is None:
+            raise ValueError(f"{checks.place(where, p.path)} is None; make the state with rule.init(params)")
         if mark.kind != "element":
             _check_words(where, value, () if mark.kind == "leaf" else (2,), p)
             continue

@@ -73,6 +73,10 @@ class Backend(NamedTuple):
     name: str
     array: Any
 
+    def compiled(self, function: Any) -> Any:
+        """The function, jitted for JAX: that costs one compilation instead of one per operation."""
+        return jax.jit(function) if self.name == "jax" else function
+
     def tree(self, node: Any) -> Any:
         """A tree of NumPy arrays as one of this library's."""
         if isinstance(node, dict):
@@ -118,6 +122,11 @@ def backend(request):
 def other(request):
     """Each library but NumPy, whose words it has to give."""
     return BACKENDS[request.param]
+
+
+@pytest.fixture(scope="session")
+def libraries():
+    return BACKENDS
 
 
 @pytest.fixture(scope="session")

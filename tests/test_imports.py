@@ -21,9 +21,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - b
 @pytest.fixture(scope="module")
 def imported():
     """Top-level names of the modules that a fresh interpreter loads for `import signcore`."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
 

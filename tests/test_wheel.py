@@ -119,9 +119,7 @@ def test_one_version():
 def test_sdist_holds_what_the_tests_need(through_sdist):
     (sdist,) = through_sdist.parent.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        held = {
-            PurePosixPath(name).relative_to(f"signcore-{VERSION}").as_posix() for name in archive.getnames()
-        }
+        held = {PurePosixPath(name).relative_to(f"signcore-{VERSION}").as_posix() for name in archive.getnames()}
     tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
     assert tests | {"pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "README.md"} <= held
     assert "tools/make_stubs.py" in held

@@ -86,9 +86,10 @@ def run(
     Examples
     --------
     >>> import numpy as np, signcore as sc
-    >>> params, state = run(sc.SignSGD(lr=0.25), np.asarray([1.0, -1.0]), lambda p, step: p, steps=3)
-    >>> params
-    array([ 0.25, -0.25])
+    >>> rule = sc.rule(sc.rules()[0], lr=1e-3)
+    >>> params, state = run(rule, np.ones(2), lambda params, step: params, steps=3)
+    >>> state.step
+    array(3, dtype=int32)
     """
     _check(rule, grad_fn, steps, every)
     first = steps_done(state, start)
@@ -125,7 +126,7 @@ def _gradients(grad_fn: Grads) -> Callable[[Any, int], Any]:
 
 def _check(rule: Any, grad_fn: Any, steps: Any, every: Any) -> None:
     if not isinstance(rule, Rule):
-        raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, such as signcore.rule('signsgd', lr=1e-3)")
+        raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, made by signcore.rule(name, lr=...)")
     if not callable(grad_fn) and not isinstance(grad_fn, Iterable):
         raise TypeError(f"`grad_fn` is {grad_fn!r}; pass a function of (params, step) or an iterable of gradients")
     for name, value, least in (("steps", steps, 0), ("every", every, 1)):

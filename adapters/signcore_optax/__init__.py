@@ -1,4 +1,4 @@
-"""signcore's rules as optax gradient transformations, one factory per rule: ``signcore_optax.lion(1e-4)``.
+"""signcore's rules as optax gradient transformations, one factory per rule, named as the rule.
 
 The factories are generated: each has the hyperparameters and the documentation of its rule, whose ``lr`` is
 called ``learning_rate`` here, and a ``mask`` for weight decay. A rule that is already built goes through

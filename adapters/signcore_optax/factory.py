@@ -56,9 +56,9 @@ def _parameters(cls: type[Rule]) -> list[inspect.Parameter]:
     """The learning rate, the rule's own options, then those of every rule; only the first one by position."""
     numbers = ranges(cls)
     base = [field.name for field in dataclasses.fields(Rule)]
-    fields = sorted(dataclasses.fields(cls), key=lambda field: field.name in base and field.name not in _NEW_NAMES)
-    fields = sorted(fields, key=lambda field: field.name not in _NEW_NAMES)
-    kind, found = inspect.Parameter.POSITIONAL_OR_KEYWORD, []
+    fields = sorted(dataclasses.fields(cls), key=lambda field: (field.name not in _NEW_NAMES, field.name in base))
+    kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    found = []
     for field in fields:
         required = field.default is dataclasses.MISSING
         found.append(

@@ -20,7 +20,7 @@ def _home(leaf: Any, rank: int) -> Any:
         mesh = leaf.sharding.mesh
         # A jitted step spells "replicated" with one None per axis where shardings are part of the types.
         spelled = rank if AxisType.Explicit in mesh.axis_types else 0
-        return NamedSharding(mesh, PartitionSpec(*[None] * spelled))
+        return NamedSharding(mesh, PartitionSpec(*[None] * spelled))  # type: ignore[no-untyped-call]
     return leaf.sharding if isinstance(leaf.sharding, SingleDeviceSharding) else None
 
 

@@ -43,21 +43,23 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
     Examples
     --------
     >>> import jax.numpy as jnp, optax, signcore as sc
-    >>> tx = from_rule(sc.SignSGD(lr=0.25))
-    >>> params = {"w": jnp.asarray([1.0, 1.0])}
-    >>> updates, state = tx.update({"w": jnp.asarray([3.0, -0.1])}, tx.init(params))
-    >>> optax.apply_updates(params, updates)["w"]
-    Array([0.75, 1.25], dtype=float32)
+    >>> tx = from_rule(sc.rule(sc.rules()[0], lr=1e-3))
+    >>> params = {"w": jnp.ones(2)}
+    >>> state = tx.init(params)
+    >>> updates, state = tx.update({"w": jnp.ones(2)}, state, params)
+    >>> params = optax.apply_updates(params, updates)
+    >>> state.step
+    Array(1, dtype=int32)
     """
     if not isinstance(rule, Rule):
-        raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, such as signcore.rule('signsgd', lr=1e-3)")
+        raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, made by signcore.rule(name, lr=...)")
     kinds = {name: mark.kind for name, mark in marks(rule.State).items()}
 
     def init(params: Any) -> Any:
         shape, leaves = flatten(params)
         leaves = [_concrete(leaf) for leaf in leaves]
         state = rule.init(shape.named(leaves))
-        fields = {}
+        fields: dict[str, Any] = {}
         for name, value in state._asdict().items():
             if value is None:
                 fields[name] = None

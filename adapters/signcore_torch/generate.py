@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from functools import cache
 from typing import Any
 
 from torch.optim.optimizer import ParamsT
@@ -27,7 +26,9 @@ _EXAMPLE = """Examples
 >>> optimizer.step()"""
 
 
-@cache
+_MADE: dict[type[Rule], type[SignOptimizer]] = {}
+
+
 def optimizer_class(rule_class: type[Rule]) -> type[SignOptimizer]:
     """The optimizer class of a rule's class, made once.
 
@@ -40,11 +41,14 @@ def optimizer_class(rule_class: type[Rule]) -> type[SignOptimizer]:
     -------
     subclass of `SignOptimizer`
     """
+    if rule_class in _MADE:
+        return _MADE[rule_class]
     name = rule_class.__name__
     known = rule_class in classes().values()
     module = __name__.rpartition(".")[0] if known else rule_class.__module__
     made = type(name, (SignOptimizer,), {"rule_class": rule_class, "__module__": module, "__doc__": _doc(rule_class)})
     made.__init__ = _constructor(made, rule_class)  # type: ignore[misc]  # each class has a signature of its own
+    _MADE[rule_class] = made
     return made
 
 
@@ -77,13 +81,15 @@ def from_rule(params: ParamsT, rule: Rule) -> SignOptimizer:
     if not isinstance(rule, Rule):
         raise TypeError(f"`rule` is {rule!r}; pass a rule, for example signcore.rule(name, lr=...)")
     values = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
-    return optimizer_class(type(rule))(params, **values)  # type: ignore[arg-type]  # the generated constructor
+    return optimizer_class(type(rule))(params, **values)
 
 
 def _constructor(owner: type[SignOptimizer], rule_class: type[Rule]) -> Any:
     """``__init__`` with `params` and then the rule's own signature."""
+    common = [field.name for field in dataclasses.fields(Rule)]
     fields = list(inspect.signature(rule_class).parameters.values())
-    # As in torch, the first (the learning rate) may follow `params` by position.
+    # The learning rate, which as in torch may follow `params` by position; the rule's own; those of every rule.
+    fields.sort(key=lambda field: (field.name != common[0], field.name in common))
     fields[:1] = [fields[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     leading = [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
@@ -92,12 +98,11 @@ def _constructor(owner: type[SignOptimizer], rule_class: type[Rule]) -> Any:
     signature = inspect.Signature([*leading, *fields], return_annotation=None)
 
     def __init__(self: SignOptimizer, *args: Any, **kwargs: Any) -> None:
-        groups.refuse_options(owner.__name__, kwargs)
-        kwargs = {name: value for name, value in kwargs.items() if name not in groups.TORCH_OPTIONS}
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{owner.__name__}: {error}; it takes {signature}") from None
+        kwargs = groups.known_keywords(owner.__name__, signature.parameters, kwargs)
+        bound = signature.bind_partial(self, *args, **kwargs)
+        for name, parameter in signature.parameters.items():
+            if name not in bound.arguments and parameter.default is parameter.empty:
+                raise TypeError(f"`{name}` is missing and has no default; pass {owner.__name__}({name}=...)")
         bound.apply_defaults()
         values = dict(bound.arguments)
         SignOptimizer.__init__(values.pop("self"), values.pop("params"), values)

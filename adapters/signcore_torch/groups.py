@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from signcore import Rule
+from signcore import Rule, checks
 from signcore.fields import ranges
 
 # Ways to compute that torch's own optimizers offer. Here the arithmetic is one and the same, so None and
@@ -24,6 +24,12 @@ def split(rule_class: type[Rule]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(numbers), tuple(name for name in names if name not in numbers)
 
 
+def defaults_of(rule_class: type[Rule]) -> dict[str, Any]:
+    """Hyperparameters that have a default, and their defaults."""
+    fields = dataclasses.fields(rule_class)
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+
 def refuse_options(owner: str, options: Mapping[str, Any]) -> None:
     """Raise when torch's implementation options are asked for."""
     for name in TORCH_OPTIONS:
@@ -32,6 +38,18 @@ def refuse_options(owner: str, options: Mapping[str, Any]) -> None:
                 f"`{name}` is {options[name]!r}; {owner} has one implementation, whose bits do not depend on "
                 f"how it is run: leave `{name}` out, and use torch.compile(optimizer.step) for speed"
             )
+
+
+def known_keywords(owner: str, known: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a constructor without torch's options; TypeError for any it does not know."""
+    refuse_options(owner, given)
+    left = {name: value for name, value in given.items() if name not in TORCH_OPTIONS}
+    for name in left:
+        try:
+            checks.known("keyword", name, [name for name in known if name != "self"])
+        except ValueError as error:
+            raise TypeError(f"{owner}: {error}") from None
+    return left
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -11,10 +11,11 @@ from torch.optim.optimizer import ParamsT
 from signcore import Rule
 from signcore.marks import marks
 
-from . import groups, saving, state
+from . import groups, state, steps
+from .saving import Restorable
 
 
-class SignOptimizer(torch.optim.Optimizer):
+class SignOptimizer(Restorable):
     """Base of the optimizers of this package; use its subclasses, or `from_rule`.
 
     A parameter group is one functional state of the rule: its step counter counts the steps in which any
@@ -22,11 +23,6 @@ class SignOptimizer(torch.optim.Optimizer):
     is left alone and has no state; once it has one it joins with a fresh state and the group's counter. The
     parameters of a group live on one device.
     """
-
-    rule_class: ClassVar[type[Rule]]
-    kinds: ClassVar[dict[str, str]]  # field of the rule's state to the kind of its mark
-    numbers: ClassVar[tuple[str, ...]]
-    options: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -40,42 +36,16 @@ class SignOptimizer(torch.optim.Optimizer):
         self._reset()
         super().__init__(params, {**defaults, "rule": self.rule_class.name})
 
-    def _reset(self) -> None:
-        self._rules: list[Rule] = []  # one per parameter group, made when first needed
-        self._joining: list[torch.Tensor] = []  # parameters whose first step is under way
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose dict may set any hyperparameter; nothing is added when one does not fit."""
         if isinstance(param_group, dict):
-            param_group = {name: groups.plain(value) for name, value in param_group.items()}
-            groups.rule_of(self.rule_class, {**self.defaults, **param_group})
+            values = {name: groups.plain(value) for name, value in param_group.items()}
+            groups.rule_of(self.rule_class, {**self.defaults, **values})
+            param_group.update(values)
         super().add_param_group(param_group)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._reset()
-        for name, default in self.defaults.items():
-            for group in self.param_groups:
-                group.setdefault(name, default)
-        saving.unpack(self.state)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, keeping every dtype.
-
-        Raises
-        ------
-        ValueError
-            The state belongs to another rule or to parameters of other shapes, or a value cannot be
-            represented in this state's dtype. Nothing is changed.
-        """
-        handle = self.register_load_state_dict_pre_hook(saving.pack)  # the last, so it sees what hooks made
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # two overloads there
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform one step.
 
         Parameters
@@ -102,13 +72,14 @@ class SignOptimizer(torch.optim.Optimizer):
         if torch.compiler.is_compiling():
             self._step()
             return loss
-        self._joining = []
         try:
             self._step()
         except BaseException:
             for p in self._joining:
                 del self.state[p]
             raise
+        finally:
+            self._joining = []
         return loss
 
     def _step(self) -> None:
@@ -121,26 +92,11 @@ class SignOptimizer(torch.optim.Optimizer):
             self._init_group(group, i, params, grads, *columns.values())
             jobs.append((params, grads, columns))
         results = [
-            self._compute(self._rules[i], self.param_groups[i], *job) if any(g is not None for g in job[1]) else None
+            steps.compute(self._rules[i], self.param_groups[i], self.numbers, self.kinds, *job)
             for i, job in enumerate(jobs)
         ]
-        for (params, _, columns), result in zip(jobs, results, strict=True):
-            if result is not None:
-                state.store(self.kinds, params, columns, *result)
-
-    def _compute(
-        self, rule: Rule, group: dict[str, Any], params: list[Any], grads: list[Any], columns: dict[str, list[Any]]
-    ) -> tuple[list[Any], Any]:
-        """The changes of a group's parameters and its new state; the new parameters while compiling."""
-        old = state.joined(rule, self.kinds, columns)
-        if torch.compiler.is_compiling():
-            device = next(p for p in params if p is not None).device
-            hyper = {name: groups.traced(group[name], device) for name in self.numbers}
-            new, after = rule.step(params, grads, old, hyper=hyper)
-        else:
-            hyper = {name: groups.number(name, group[name]) for name in self.numbers}
-            new, after = rule.delta(params, grads, old, hyper=hyper)
-        return new, after
+        for (params, _, columns), (new, after) in zip(jobs, results, strict=True):
+            steps.write(self.kinds, params, columns, new, after)
 
     def _init_group(
         self, group: dict[str, Any], i: int, params: list[Any], grads: list[Any], *columns: list[Any]
@@ -168,6 +124,7 @@ class SignOptimizer(torch.optim.Optimizer):
         """The rule of a group, made anew when one of its static options has changed."""
         if i >= len(self._rules) or not groups.describes(self._rules[i], group, self.options):
             self._rules[i:] = [groups.rule_of(self.rule_class, group)]
+            state.recast(self._rules[i], self.kinds, group["params"], self.state)
         return self._rules[i]
 
     def _names(self, group: dict[str, Any], i: int) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from signcore import Rule
+from signcore import Rule, frameworks, ops
+from signcore.walk import state_format
 
 States = dict[torch.Tensor, dict[str, Any]]  # an optimizer's `state`
 
@@ -48,40 +49,12 @@ def join(
     return joining
 
 
-def joined(rule: Rule, kinds: Mapping[str, str], columns: Mapping[str, list[Any]]) -> Any:
-    """The functional state of a group, from the columns of its parameters' dicts."""
-    fields: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        if kind == "stream" and not rule.draws_noise:
-            fields[name] = None
-        else:
-            fields[name] = columns[name][0] if kind == "shared" else columns[name]
-    return rule.State(**fields)
-
-
-def store(kinds: Mapping[str, str], params: list[Any], columns: Mapping[str, list[Any]], new: Any, after: Any) -> None:
-    """Write a group's step into its parameters and states, in place.
-
-    Parameters
-    ----------
-    new : list
-        Per parameter, the change, or while torch.compile traces the new value. The sum is the same to the
-        bit; a compiler that joins two steps could otherwise keep a 16-bit parameter in 32 bits between them.
-    after : NamedTuple
-        The new state.
-    """
-    for p, value in zip(params, new, strict=True):
-        if p is None:
+def recast(rule: Rule, kinds: Mapping[str, str], params: list[torch.Tensor], states: States) -> None:
+    """Round the per-element state of a group's parameters to the dtype that a changed option asks for."""
+    for p in params:
+        if not states.get(p):
             continue
-        if torch.compiler.is_compiling():
-            p.copy_(value)
-        else:
-            p.add_(value)
-    for name, kind in kinds.items():
-        if kind == "shared":
-            for old in columns[name]:
-                old.copy_(getattr(after, name))
-        elif kind != "stream":  # a stream's key never changes
-            for old, value in zip(columns[name], getattr(after, name), strict=True):
-                if old is not None:
-                    old.copy_(value)
+        fmt, dtype = state_format(rule, frameworks.namespace(p), p)
+        for name, kind in kinds.items():
+            if kind == "element" and states[p][name].dtype != dtype:
+                states[p][name] = ops.narrow(ops.widen(states[p][name]), dtype, fmt)

@@ -272,7 +272,9 @@ def test_bad_arguments(rule, changes, message):
         signcore_cupy.run(**arguments)
 
 
-@pytest.mark.parametrize("read", [bool, float, int, complex, np.asarray, list, len, lambda x: x.item(), lambda x: [1][x]])
+@pytest.mark.parametrize(
+    "read", [bool, float, int, complex, np.asarray, list, len, lambda x: x.item(), lambda x: [1][x]]
+)
 def test_the_guard_itself_refuses(read):
     with pytest.raises(guarded.SynchronisationError):
         read(guarded.xp.asarray(0, dtype=guarded.xp.int32))

@@ -1,0 +1,75 @@
+"""One step of one parameter group: its functional state put together, computed, and written back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from signcore import Rule
+
+from . import groups, noise
+
+Columns = Mapping[str, list[Any]]  # field of the state to its tensors, in the order of the parameters
+
+
+def joined(rule: Rule, kinds: Mapping[str, str], columns: Columns) -> Any:
+    """The functional state of a group, from the columns of its parameters' dicts."""
+    fields: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        if kind == "stream" and not rule.draws_noise:
+            fields[name] = None
+        else:
+            fields[name] = columns[name][0] if kind == "shared" else columns[name]
+    return rule.State(**fields)
+
+
+def compute(
+    rule: Rule,
+    group: Mapping[str, Any],
+    numbers: Iterable[str],
+    kinds: Mapping[str, str],
+    params: list[Any],
+    grads: list[Any],
+    columns: Columns,
+) -> tuple[list[Any], Any]:
+    """What a step makes of a group: the parameters' changes and the new state. Nothing is written.
+
+    While torch.compile traces, the new parameters instead of the changes. Their sum is the same to the bit,
+    but a compiler that joins two steps could keep a 16-bit parameter in 32 bits between them, which
+    `Rule.step` prevents.
+    """
+    device = next((p.device for p in params if p is not None), None)
+    if device is None:
+        return [], None
+    old = joined(rule, kinds, columns)
+    if torch.compiler.is_compiling():
+        hyper = {name: groups.traced(group[name], device) for name in numbers}
+        words = noise.drawn(params, old.stream, old.step) if rule.draws_noise else None
+        new, after = rule.step(params, grads, old, hyper=hyper, noise=words)
+    else:
+        hyper = {name: groups.number(name, group[name]) for name in numbers}
+        new, after = rule.delta(params, grads, old, hyper=hyper)
+    return new, after
+
+
+def write(kinds: Mapping[str, str], params: list[Any], columns: Columns, new: list[Any], after: Any) -> None:
+    """Write what `compute` made into a group's parameters and states, in place."""
+    if not new:
+        return
+    for p, value in zip(params, new, strict=True):
+        if p is None:
+            continue
+        if torch.compiler.is_compiling():
+            p.copy_(value)
+        else:
+            p.add_(value)
+    for name, kind in kinds.items():
+        if kind == "shared":
+            for old in columns[name]:
+                old.copy_(getattr(after, name))
+        elif kind != "stream":  # a stream's key never changes
+            for old, value in zip(columns[name], getattr(after, name), strict=True):
+                if old is not None:
+                    old.copy_(value)

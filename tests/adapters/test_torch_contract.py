@@ -1,0 +1,1141 @@
+"""What torch's users expect of an optimizer, points T1 to T10 and T13, for every rule: bits, never a tolerance.
+
+The reference is the functional rule on NumPy arrays.
+"""
+
+import copy
+import dataclasses
+import gc
+import inspect
+import io
+import math
+import pickle
+import warnings
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+import signcore as sc
+import signcore_torch
+from signcore.fields import ranges
+from signcore.marks import marks
+from signcore.rule import classes
+
+STEPS = 4
+RULES = sc.rules()
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+SHAPES = [(5, 3), (), (0,), (7,)]
+
+
+def options_of(name, **changes):
+    """Hyperparameters that all take part, whatever their names."""
+    allowed = ranges(classes()[name])
+    numbers = {key: 0.5 for key, limit in allowed.items() if limit.below == 1.0 or limit.maximum}
+    numbers |= {"lr": 0.01, "weight_decay": 0.1}
+    if changes.get("nesterov"):
+        numbers |= {key: 0.0 for key in numbers if key == "dampening"}
+    return numbers | changes
+
+
+def rule_of(name, **changes):
+    return sc.rule(name, **options_of(name, **changes))
+
+
+def class_of(name):
+    return getattr(signcore_torch, classes()[name].__name__)
+
+
+def variants():
+    """Every rule with every choice of each of its static options."""
+    for name, cls in classes().items():
+        yield name, {}
+        for field in dataclasses.fields(cls):
+            for choice in field.metadata.get("choices", ()):
+                if choice not in (field.default, "raise"):
+                    yield name, {field.name: choice}
+
+
+VARIANTS = list(variants())
+IDS = ["-".join([name, *(f"{k}={v}" for k, v in options.items())]) for name, options in VARIANTS]
+NOISY = [name for name, options in VARIANTS if rule_of(name, **options).draws_noise]
+each_rule = pytest.mark.parametrize("name", RULES)
+each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
+each_noisy = pytest.mark.parametrize("name", NOISY)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def noisy_options(name):
+    return next(options for rule, options in VARIANTS if rule == name and rule_of(name, **options).draws_noise)
+
+
+def to_torch(x):
+    if x.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(x))
+
+
+def arrays(seed, dtype="float32", shapes=SHAPES):
+    """Params (seed 0) or gradients with zeros of both signs and a subnormal, as NumPy arrays."""
+    draw = np.random.default_rng(seed)
+    found = [np.asarray(draw.standard_normal(shape)).astype(dtype) for shape in shapes]
+    found[0].reshape(-1)[:3] = np.asarray([0.0, -0.0, 1e-38 if seed else 0.5]).astype(dtype)
+    return found
+
+
+def parameters(dtype="float32", shapes=SHAPES):
+    return [torch.nn.Parameter(to_torch(x)) for x in arrays(0, dtype, shapes)]
+
+
+def give(params, grads):
+    for p, g in zip(params, grads, strict=True):
+        p.grad = None if g is None else to_torch(g)
+
+
+def states(optimizer, params):
+    """The functional state's columns, from the parameters' dicts."""
+    return {name: [optimizer.state[p][name] for p in params] for name in optimizer.state[params[0]]}
+
+
+def columns(state, count):
+    """The same of a functional state."""
+    kinds = {name: mark.kind for name, mark in marks(type(state)).items()}
+    return {
+        name: [getattr(state, name)] * count if kinds[name] == "shared" else getattr(state, name)
+        for name in state._fields
+        if getattr(state, name) is not None
+    }
+
+
+def run(optimizer, params, steps=range(STEPS), dtype="float32"):
+    for step in steps:
+        give(params, arrays(step + 1, dtype, [tuple(p.shape) for p in params]))
+        optimizer.step()
+
+
+def plain(node):
+    """Containers of Python values, with tensors as dtype, shape and bytes."""
+    if isinstance(node, torch.Tensor):
+        return str(node.dtype), tuple(node.shape), bytes(node.detach().numpy().tobytes())
+    if isinstance(node, dict):
+        return [(key, plain(value)) for key, value in node.items()]  # the order counts
+    return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+
+def snapshot(optimizer):
+    """Everything an optimizer knows."""
+    return plain([optimizer.state_dict(), optimizer.param_groups, optimizer.defaults])
+
+
+def moved(rule, params, state):
+    """The state under a rule with other options: in its state dtype, with streams where it draws noise."""
+    fresh = rule.init(params)
+    return fresh._replace(
+        **{
+            name: [x if x.dtype == new.dtype else x.astype(new.dtype) for x, new in zip(old, news, strict=True)]
+            if isinstance(news := getattr(fresh, name), list) and old is not None
+            else (news if old is None or news is None else old)
+            for name, old in state._asdict().items()
+        }
+    )
+
+
+class TestTrajectory:
+    @each_dtype
+    @each_variant
+    def test_is_the_functional_rule(self, name, options, dtype, same):
+        rule = rule_of(name, **options)
+        reference = arrays(0, dtype)
+        state = rule.init(reference)
+        params = parameters(dtype)
+        optimizer = signcore_torch.from_rule(params, rule)
+        for step in range(STEPS):
+            grads = arrays(step + 1, dtype)
+            reference, state = rule.step(reference, grads, state)
+            give(params, grads)
+            optimizer.step()
+            same(params, reference)
+            same(states(optimizer, params), columns(state, len(params)))
+
+    @each_rule
+    def test_hostile_gradients(self, name, same):
+        rule = rule_of(name)
+        reference = arrays(0)
+        state = rule.init(reference)
+        params = parameters()
+        optimizer = signcore_torch.from_rule(params, rule)
+        for value in (1e38, -1e38, 1e-38, math.inf, math.nan, 1.0):
+            grads = [np.full_like(x, value) for x in reference]
+            with np.errstate(all="ignore"):
+                reference, state = rule.step(reference, grads, state)
+            give(params, grads)
+            optimizer.step()
+            same(params, reference)
+            same(states(optimizer, params), columns(state, len(params)))
+
+
+class TestT1Constructor:
+    @each_rule
+    def test_signature(self, name):
+        cls, fields = class_of(name), {field.name: field for field in dataclasses.fields(classes()[name])}
+        found = inspect.signature(cls).parameters
+        assert list(found)[:2] == ["params", "lr"]
+        assert set(found) == {"params", *fields}
+        for key, field in fields.items():
+            missing = field.default is dataclasses.MISSING
+            assert found[key].default is (inspect.Parameter.empty if missing else field.default)
+
+    @each_rule
+    def test_is_a_class_of_the_package(self, name):
+        cls = class_of(name)
+        assert issubclass(cls, torch.optim.Optimizer)
+        assert (cls.__module__, cls.__qualname__) == ("signcore_torch", classes()[name].__name__)
+        assert pickle.loads(pickle.dumps(cls)) is cls
+        assert cls.__name__ in signcore_torch.__all__
+
+    @each_rule
+    def test_documentation(self, name):
+        doc = inspect.getdoc(class_of(name))
+        assert doc.startswith(inspect.getdoc(classes()[name]).splitlines()[0])
+        for field in inspect.signature(class_of(name)).parameters:
+            assert field in doc, field
+        assert "signcore_torch." in doc
+        assert "sc." not in doc
+        assert doc.index("params : iterable") < doc.index("\nlr :")
+
+    @each_rule
+    def test_ways_to_pass_parameters(self, name):
+        cls, options = class_of(name), options_of(name)
+        a, b = parameters()[:2]
+        for params in ([a, b], (p for p in (a, b)), [{"params": [a]}, {"params": b, "lr": 0.5}], {a: 0, b: 0}.keys()):
+            optimizer = cls(params, **options)
+            assert [p for group in optimizer.param_groups for p in group["params"]] == [a, b]
+        named = cls([("a", a), ("b", b)], **options)
+        assert named.param_groups[0]["param_names"] == ["a", "b"]
+        assert cls([a], 0.25, **{k: v for k, v in options.items() if k != "lr"}).defaults["lr"] == 0.25
+
+    @each_rule
+    def test_error_types_of_the_base(self, name):
+        cls, options, p = class_of(name), options_of(name), parameters()[0]
+        with pytest.raises(ValueError, match="empty parameter list"):
+            cls([], **options)
+        with pytest.raises(TypeError, match="iterable of Tensors or dicts"):
+            cls(p, **options)
+        with pytest.raises(TypeError, match="can only optimize Tensors"):
+            cls([0.0], **options)
+        with pytest.raises(TypeError, match="ordered collections"):
+            cls([{"params": {p}}], **options)
+        with pytest.raises(ValueError, match="non-leaf"):
+            cls([p * 2], **options)
+        with pytest.raises(ValueError, match="more than one parameter group"):
+            cls([{"params": p}, {"params": p}], **options)
+        with pytest.warns(UserWarning, match="duplicate parameters"):
+            cls([p, p], **options)
+
+    @each_rule
+    def test_every_hyperparameter_is_in_defaults_and_groups(self, name):
+        options = options_of(name)
+        optimizer = class_of(name)([{"params": p} for p in parameters()], **options)
+        for field in dataclasses.fields(classes()[name]):
+            expected = options.get(field.name, field.default)
+            assert optimizer.defaults[field.name] == expected
+            assert all(group[field.name] == expected for group in optimizer.param_groups)
+
+    @each_rule
+    def test_numbers_are_checked(self, name):
+        cls, options, params = class_of(name), options_of(name), parameters()
+        for key, allowed in ranges(classes()[name]).items():
+            for bad in (-0.5, math.nan, math.inf, torch.tensor(-0.5), np.float32(-0.5), "0.1", None):
+                with pytest.raises((ValueError, TypeError), match=f"`{key}` is "):
+                    cls(params, **options | {key: bad})
+            if allowed.below == 1.0:
+                with pytest.raises(ValueError, match=f"`{key}` is 1.0"):
+                    cls(params, **options | {key: 1.0})
+            with pytest.raises(ValueError, match=rf"`{key}` is a tensor of shape \(2,\)"):
+                cls(params, **options | {key: torch.tensor([0.1, 0.2])})
+            with pytest.raises(ValueError, match=f"`{key}` is "):
+                cls([{"params": params, key: -1.0}], **options)
+            optimizer = cls(params[:1], **options)
+            before = snapshot(optimizer)
+            with pytest.raises(ValueError, match=f"`{key}` is "):
+                optimizer.add_param_group({"params": params[1:], key: -1.0})
+            assert snapshot(optimizer) == before
+
+    @each_rule
+    def test_options_are_checked(self, name):
+        cls, options = class_of(name), options_of(name)
+        for field in dataclasses.fields(classes()[name]):
+            if "choices" in field.metadata:
+                with pytest.raises(ValueError, match=f"`{field.name}` is 'nonsense'; choose one of"):
+                    cls(parameters(), **options | {field.name: "nonsense"})
+
+    @each_rule
+    def test_unknown_and_missing_keywords(self, name):
+        cls = class_of(name)
+        with pytest.raises(TypeError, match="'weight_decai'; did you mean 'weight_decay'"):
+            cls(parameters(), **options_of(name), weight_decai=0.1)
+        for field in dataclasses.fields(classes()[name]):
+            if field.default is dataclasses.MISSING:
+                with pytest.raises(TypeError, match=f"`{field.name}` is missing"):
+                    cls(parameters())
+
+    @each_rule
+    @pytest.mark.parametrize("option", ["foreach", "differentiable", "capturable", "fused"])
+    def test_t13_options_of_torchs_own(self, name, option):
+        cls, options, params = class_of(name), options_of(name), parameters()
+        with pytest.raises(TypeError, match=f"`{option}` is True; .*torch.compile"):
+            cls(params, **options, **{option: True})
+        with pytest.raises(TypeError, match=f"`{option}` is True"):
+            cls([{"params": params, option: True}], **options)
+        for nothing in (False, None):
+            assert option not in cls(params, **options, **{option: nothing}).defaults
+
+    @each_rule
+    def test_numpy_numbers_become_python_numbers(self, name):
+        options = {key: np.float32(value) for key, value in options_of(name).items()}
+        optimizer = class_of(name)([{"params": parameters(), "lr": np.float64(0.5)}], **options)
+        assert {type(optimizer.param_groups[0][key]) for key in options} == {float}
+        assert optimizer.defaults["lr"] == float(np.float32(0.01))
+
+    @each_rule
+    def test_a_group_is_the_callers_dict(self, name):
+        group = {"params": parameters(), "tag": "mine"}
+        optimizer = class_of(name)([group], **options_of(name))
+        assert optimizer.param_groups[0] is group
+        assert group["tag"] == "mine"
+
+    @each_rule
+    def test_setstate_fills_in_later_options(self, name):
+        cls = classes()[name]
+        fields = [field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING]
+        optimizer = class_of(name)(parameters(), **options_of(name))
+        old = optimizer.__getstate__()
+        for field in fields:
+            del old["defaults"][field]
+            for group in old["param_groups"]:
+                del group[field]
+        new = class_of(name).__new__(class_of(name))
+        new.__setstate__(old)
+        for field in dataclasses.fields(cls):
+            if field.name in fields:
+                assert new.param_groups[0][field.name] == new.defaults[field.name] == field.default
+        run(new, new.param_groups[0]["params"])
+
+    def test_from_rule(self):
+        with pytest.raises(TypeError, match="`rule` is 'x'"):
+            signcore_torch.from_rule(parameters(), "x")
+        for name, options in VARIANTS:
+            rule = rule_of(name, **options)
+            optimizer = signcore_torch.from_rule(parameters(), rule)
+            assert type(optimizer) is class_of(name)
+            assert {field.name: optimizer.defaults[field.name] for field in dataclasses.fields(rule)} == (
+                dataclasses.asdict(rule)
+            )
+
+    def test_a_rule_of_ones_own(self, same):
+        base = classes()[RULES[0]]
+        mine = type("Mine", (base,), {"__doc__": None, "__module__": "elsewhere"})
+        rule = mine(lr=0.5)
+        params = parameters()
+        optimizer = signcore_torch.from_rule(params, rule)
+        assert type(signcore_torch.from_rule(params, rule)) is type(optimizer)
+        assert type(optimizer).__name__ == "Mine"
+        give(params, arrays(1))
+        optimizer.step()
+        same(params, rule.step(arrays(0), arrays(1), rule.init(arrays(0)))[0])
+        assert type(copy.deepcopy(optimizer)) is type(optimizer)
+
+    def test_a_users_subclass(self):
+        params = parameters()
+
+        class Mine(class_of(RULES[0])):
+            def __init__(self, params, extra):
+                super().__init__(params, lr=0.5)
+                self.extra = extra
+
+            def step(self, closure=None):
+                self.extra += 1
+                return super().step(closure)
+
+        optimizer = Mine(params, 1)
+        run(optimizer, params, range(2))
+        assert optimizer.extra == 3
+        assert optimizer.state[params[0]]["step"] == 2
+
+    def test_repr(self):
+        for name in RULES:
+            assert "lr: 0.01" in repr(class_of(name)(parameters(), **options_of(name)))
+
+
+class TestT2Step:
+    @each_rule
+    def test_closure(self, name):
+        params = parameters(shapes=[(3,)])
+        optimizer = class_of(name)(params, **options_of(name))
+        modes = []
+
+        def closure():
+            modes.append(torch.is_grad_enabled())
+            optimizer.zero_grad()
+            loss = (params[0] ** 2).sum()
+            loss.backward()
+            return loss
+
+        with torch.no_grad():
+            loss = optimizer.step(closure)
+            assert not torch.is_grad_enabled()
+        assert modes == [True]
+        assert torch.is_tensor(loss)
+        assert loss.requires_grad
+        assert optimizer.step() is None
+        assert not params[0].grad.requires_grad
+        assert all(not value.requires_grad for value in optimizer.state[params[0]].values())
+
+    @each_rule
+    def test_hooks(self, name):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        give(params, arrays(1))
+        calls = []
+        hooks = [
+            register_optimizer_step_pre_hook(lambda *a: calls.append("global pre")),
+            optimizer.register_step_pre_hook(lambda opt, args, kwargs: calls.append(("pre", opt, args, kwargs))),
+            optimizer.register_step_post_hook(lambda opt, args, kwargs: calls.append("post")),
+            register_optimizer_step_post_hook(lambda *a: calls.append("global post")),
+        ]
+        try:
+            optimizer.step(None)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        assert calls == ["global pre", ("pre", optimizer, (optimizer, None), {}), "post", "global post"]
+        optimizer.step()
+        assert len(calls) == 4
+
+    @each_rule
+    def test_step_is_wrapped_once(self, name):
+        cls = class_of(name)
+        cls(parameters(), **options_of(name))
+        step = cls.step
+        assert step.hooked
+        optimizer = cls(parameters(), **options_of(name))
+        pickle.loads(pickle.dumps(optimizer))
+        assert cls.step is step
+        assert "step" not in vars(optimizer)
+
+    @each_rule
+    def test_writes_in_place(self, name):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        run(optimizer, params, range(1))
+        before = [p.data_ptr() for p in params] + [v.data_ptr() for p in params for v in optimizer.state[p].values()]
+        run(optimizer, params, range(1, 3))
+        after = [p.data_ptr() for p in params] + [v.data_ptr() for p in params for v in optimizer.state[p].values()]
+        assert before == after
+
+
+class TestT3Gradients:
+    @each_rule
+    def test_no_gradient_no_state(self, name, same):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        optimizer.step()
+        assert not optimizer.state
+        give(params[1:], arrays(1)[1:])
+        optimizer.step()
+        same(params[0], arrays(0)[0])
+        assert set(optimizer.state) == set(params[1:])
+
+    @each_variant
+    def test_late_and_absent_gradients(self, name, options, same):
+        """As the functional rule on the whole group, with None for gradients that are not there."""
+        rule = rule_of(name, **options)
+        reference, params = arrays(0), parameters()
+        state = rule.init(reference)
+        optimizer = signcore_torch.from_rule(params, rule)
+        for step, absent in enumerate([{1, 3}, {1}, {0, 1}, set(), {2}]):
+            grads = [None if i in absent else g for i, g in enumerate(arrays(step + 1))]
+            reference, state = rule.step(reference, grads, state)
+            give(params, grads)
+            optimizer.step()
+            same(params, reference)
+            wanted = columns(state, len(params))
+            for i, p in enumerate(params):
+                if p in optimizer.state:
+                    same(optimizer.state[p], {key: column[i] for key, column in wanted.items()})
+        assert len(optimizer.state) == len(params)
+
+    @each_variant
+    def test_gradients_are_not_written(self, name, options, same):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name, **options))
+        for step in range(2):
+            give(params, arrays(step + 1))
+            held = [p.grad for p in params]
+            optimizer.step()
+            assert all(p.grad is g for p, g in zip(params, held, strict=True))
+            same(held, arrays(step + 1))
+
+    @each_rule
+    def test_sparse_gradients(self, name, same):
+        params = parameters(shapes=[(3, 2), (2,)])
+        groups = [{"params": params[1:]}, {"params": params[:1]}]
+        optimizer = class_of(name)(groups, **options_of(name))
+        params[1].grad = torch.ones(2)
+        params[0].grad = torch.ones(3, 2).to_sparse()
+        with pytest.raises(RuntimeError, match=r"`grads` at '0' is torch.sparse_coo.*to_dense"):
+            optimizer.step()
+        same(params, arrays(0, shapes=[(3, 2), (2,)]))
+        assert not optimizer.state
+
+    @each_rule
+    @pytest.mark.parametrize("dtype", [torch.complex64, torch.int32])
+    def test_complex_and_integer_parameters(self, name, dtype):
+        p = torch.ones(3, dtype=dtype)
+        optimizer = class_of(name)([p], **options_of(name))
+        optimizer.step()  # without a gradient it does not matter what it is
+        p.grad = torch.ones(3, dtype=dtype)
+        with pytest.raises(TypeError, match=r"`params` at '0' has dtype (complex64|int32); signcore computes with"):
+            optimizer.step()
+        assert not optimizer.state
+        assert torch.equal(p, torch.ones(3, dtype=dtype))
+
+    @each_variant
+    def test_layout_does_not_matter(self, name, options, same):
+        plain, strided = parameters(shapes=[(4, 6), (4, 6)])[:1], torch.empty(6, 8)[:, ::2].t()
+        strided.copy_(plain[0].detach())
+        strided.requires_grad_()
+        assert not strided.is_contiguous()
+        optimizers = [class_of(name)([p], **options_of(name, **options)) for p in (plain[0], strided)]
+        for step in range(STEPS):
+            g = arrays(step + 1, shapes=[(4, 6)])[0]
+            plain[0].grad = to_torch(g)
+            strided.grad = torch.empty(6, 4).t().copy_(to_torch(g))
+            assert not strided.grad.is_contiguous()
+            for optimizer in optimizers:
+                optimizer.step()
+        same(plain[0].detach(), strided.detach().contiguous())
+        same(
+            dict(optimizers[0].state[plain[0]]),
+            {key: value.contiguous() for key, value in optimizers[1].state[strided].items()},
+        )
+
+    @each_rule
+    def test_channels_last(self, name, same):
+        p = torch.nn.Parameter(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+        q = torch.nn.Parameter(p.detach().to(memory_format=torch.channels_last))
+        for x in (p, q):
+            optimizer = class_of(name)([x], **options_of(name))
+            for _ in range(2):
+                x.grad = torch.linspace(-1, 1, x.numel()).reshape(x.shape)
+                optimizer.step()
+        same(p.detach(), q.detach().contiguous())
+
+    @each_rule
+    def test_an_error_changes_nothing(self, name, same):
+        """Also not in the groups before the one that is wrong."""
+        params = parameters()
+        optimizer = class_of(name)([{"params": params[:2]}, {"params": params[2:]}], **options_of(name))
+        run(optimizer, params, range(1))
+        held, before = [p.detach().clone() for p in params], snapshot(optimizer)
+        give(params, arrays(2))
+
+        def unchanged(match, kind=ValueError):
+            with pytest.raises(kind, match=match):
+                optimizer.step()
+            same([p.detach() for p in params], held)
+
+        group = optimizer.param_groups[1]
+        for key, bad in {"lr": -1.0, "weight_decay": math.nan, "nonfinite": "never"}.items():
+            good, group[key] = group[key], bad
+            unchanged(f"`{key}` is ")
+            group[key] = good
+            assert snapshot(optimizer) == before
+        group["nonfinite"] = "raise"
+        params[3].grad[0] = math.nan
+        unchanged("`grads` at '1' holds inf or NaN", FloatingPointError)
+        group["nonfinite"] = "propagate"
+        assert snapshot(optimizer) == before
+
+    @each_rule
+    def test_raise_at_the_first_step_leaves_no_state(self, name):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name, nonfinite="raise"))
+        give(params, [np.full_like(x, math.inf) for x in arrays(0)])
+        with pytest.raises(FloatingPointError, match="`grads`"):
+            optimizer.step()
+        assert not optimizer.state
+
+    @each_rule
+    def test_holds_no_temporaries(self, name):
+        """Nothing but parameters, gradients and state stays alive between steps."""
+        params = parameters(shapes=[(1234,)])
+        optimizer = class_of(name)(params, **options_of(name))
+        run(optimizer, params, range(2))
+        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # isinstance on torch's deprecated objects
+            alive = sum(type(x) in (torch.Tensor, torch.nn.Parameter) and x.shape == (1234,) for x in gc.get_objects())
+        assert alive == 2 + sum(value.shape == (1234,) for value in optimizer.state[params[0]].values())
+
+
+class TestT4Groups:
+    @each_variant
+    def test_groups_are_separate_optimizers(self, name, options, same):
+        together, apart = parameters(), parameters()
+        names = [f"layer.{i}" for i in range(len(SHAPES))]  # names, because an index would key other noise
+        first, second = options_of(name, **options), options_of(name, **options) | {"lr": 0.5, "weight_decay": 0.0}
+        named = [list(zip(names, params, strict=True)) for params in (together, apart)]
+        one = class_of(name)(
+            [{"params": named[0][:2]}, {"params": named[0][2:], "lr": 0.5, "weight_decay": 0.0}], **first
+        )
+        two = [class_of(name)(named[1][:2], **first), class_of(name)(named[1][2:], **second)]
+        for step in range(STEPS):
+            give(together, arrays(step + 1))
+            give(apart, arrays(step + 1))
+            one.step()
+            for optimizer in two:
+                optimizer.step()
+            same(together, apart)
+        for p, q in zip(together, apart, strict=True):
+            same(dict(one.state[p]), dict({**two[0].state, **two[1].state}[q]))
+
+    @each_noisy
+    def test_noise_is_keyed_by_name_or_index(self, name, same, differ):
+        rule = rule_of(name, **noisy_options(name), lr=0.5)
+        zeros = [np.zeros_like(x) for x in arrays(0)]
+
+        def one_step(params, flat):
+            optimizer = signcore_torch.from_rule(params, rule)
+            give(flat, zeros)
+            optimizer.step()
+            return [p.detach() for p in flat]
+
+        def named(names):
+            params = parameters()
+            return one_step(list(zip(names, params, strict=True)), params)
+
+        flat = parameters()
+        unnamed = one_step(flat, flat)
+        same(unnamed, rule.step(arrays(0), zeros, rule.init(arrays(0)))[0])
+        flat = parameters()
+        same(unnamed, one_step([{"params": flat[:1]}, {"params": flat[1:]}], flat))
+        same(unnamed, named(["0", "1", "2", "3"]))
+        assert differ(unnamed, named(["a", "b", "c", "d"]))
+        keys = rule.init(dict(zip("abcd", arrays(0), strict=True)))
+        stepped, _ = rule.step(dict(zip("abcd", arrays(0), strict=True)), dict(zip("abcd", zeros, strict=True)), keys)
+        same(named(["a", "b", "c", "d"]), list(stepped.values()))
+
+    @each_rule
+    def test_any_number_may_change_between_steps(self, name, same):
+        rule = rule_of(name)
+        reference, params = arrays(0), parameters()
+        state = rule.init(reference)
+        optimizer = signcore_torch.from_rule(params, rule)
+        for step, (key, factor) in enumerate((k, f) for k in ranges(type(rule)) for f in (0.5, 0.0, 0.25)):
+            hyper = {key: getattr(rule, key) * factor}
+            optimizer.param_groups[0].update(hyper)
+            grads = arrays(step + 1)
+            give(params, grads)
+            optimizer.step()
+            reference, state = rule.step(reference, grads, state, hyper=hyper)
+            same(params, reference)
+            same(states(optimizer, params), columns(state, len(params)))
+            optimizer.param_groups[0][key] = getattr(rule, key)
+
+    @each_variant
+    def test_any_option_may_change_between_steps(self, name, options, same):
+        rules = [rule_of(name), rule_of(name, **options), rule_of(name)]
+        reference, params = arrays(0), parameters()
+        state = rules[0].init(reference)
+        optimizer = signcore_torch.from_rule(params, rules[0])
+        for step, rule in enumerate(rules):
+            optimizer.param_groups[0].update(dataclasses.asdict(rule))
+            state = moved(rule, reference, state)
+            grads = arrays(step + 1)
+            give(params, grads)
+            optimizer.step()
+            reference, state = rule.step(reference, grads, state)
+            same(params, reference)
+
+    @each_rule
+    def test_add_param_group_late(self, name, same):
+        rule = rule_of(name)
+        reference, params = arrays(0), parameters()
+        optimizer = signcore_torch.from_rule(params[:2], rule)
+        first, second = rule.init(reference[:2]), rule.init(reference[2:])
+        for step in range(STEPS):
+            grads = arrays(step + 1)
+            give(params, grads)
+            if step == 2:
+                optimizer.add_param_group({"params": params[2:], "lr": 0.5})
+            optimizer.step()
+            reference[:2], first = rule.step(reference[:2], grads[:2], first)
+            if step >= 2:
+                reference[2:], second = rule.step(reference[2:], grads[2:], second, hyper={"lr": 0.5})
+            same(params, reference)
+
+    @each_dtype
+    @each_rule
+    def test_mixed_dtypes_in_a_group(self, name, dtype, same):
+        rule = rule_of(name)
+        reference = [arrays(0, dtype)[0], arrays(0)[3]]
+        params = [torch.nn.Parameter(to_torch(x)) for x in reference]
+        state = rule.init(reference)
+        optimizer = signcore_torch.from_rule(params, rule)
+        for step in range(STEPS):
+            grads = [arrays(step + 1, dtype)[0], arrays(step + 1)[3]]
+            give(params, grads)
+            optimizer.step()
+            reference, state = rule.step(reference, grads, state)
+        same(params, reference)
+
+
+def schedulers():
+    """Constructors of torch's learning-rate schedulers, with settings that move within a few steps."""
+    s = lr_scheduler
+    return {
+        "LambdaLR": lambda o: s.LambdaLR(o, [lambda k: 0.5**k] * len(o.param_groups)),
+        "MultiplicativeLR": lambda o: s.MultiplicativeLR(o, lambda k: 0.75),
+        "StepLR": lambda o: s.StepLR(o, 2),
+        "MultiStepLR": lambda o: s.MultiStepLR(o, [1, 3]),
+        "ConstantLR": lambda o: s.ConstantLR(o, total_iters=2),
+        "LinearLR": lambda o: s.LinearLR(o, total_iters=3),
+        "ExponentialLR": lambda o: s.ExponentialLR(o, 0.5),
+        "PolynomialLR": lambda o: s.PolynomialLR(o, total_iters=4),
+        "CosineAnnealingLR": lambda o: s.CosineAnnealingLR(o, 5),
+        "CosineAnnealingWarmRestarts": lambda o: s.CosineAnnealingWarmRestarts(o, 2),
+        "OneCycleLR": lambda o: s.OneCycleLR(o, 0.1, total_steps=8, cycle_momentum=False),
+        "CyclicLR": lambda o: s.CyclicLR(o, 0.01, 0.1, step_size_up=2, cycle_momentum=False),
+        "ChainedScheduler": lambda o: s.ChainedScheduler([s.ExponentialLR(o, 0.5), s.ConstantLR(o, total_iters=2)]),
+        "SequentialLR": lambda o: s.SequentialLR(
+            o, [s.ConstantLR(o, total_iters=2), s.ExponentialLR(o, 0.5)], milestones=[2]
+        ),
+        "ReduceLROnPlateau": lambda o: s.ReduceLROnPlateau(o, patience=0),
+    }
+
+
+class TestT5LearningRates:
+    @each_dtype
+    @each_rule
+    def test_tensors_of_one_element(self, name, dtype, same):
+        """Of the compute dtype: a float64 parameter needs a float64 tensor for a number like 0.1."""
+        like = torch.float64 if dtype == "float64" else torch.float32
+        trajectories = []
+        for spell in (float, lambda v: torch.tensor(v, dtype=like), lambda v: torch.tensor([v], dtype=torch.float64)):
+            params = parameters(dtype)
+            options = {key: spell(value) for key, value in options_of(name).items()}
+            optimizer = class_of(name)(params, **options)
+            run(optimizer, params, dtype=dtype)
+            trajectories.append([params, states(optimizer, params)])
+            assert optimizer.param_groups[0]["lr"] is options["lr"]
+        same(trajectories[0], trajectories[1])
+        same(trajectories[0], trajectories[2])
+
+    @pytest.mark.parametrize("kind", list(schedulers()))
+    @each_rule
+    def test_schedulers(self, name, kind, same):
+        rule = rule_of(name)
+        trajectories = []
+        for tensor in (False, True):
+            reference, params = arrays(0), parameters()
+            half = [reference[:2], reference[2:]]
+            per_group = [rule.init(part) for part in half]
+            lr = torch.tensor(0.01, dtype=torch.float64) if tensor else 0.01
+            options = options_of(name) | {"lr": lr}
+            optimizer = class_of(name)([{"params": params[:2]}, {"params": params[2:]}], **options)
+            scheduler = schedulers()[kind](optimizer)
+            assert all("initial_lr" in group for group in optimizer.param_groups) or kind == "ReduceLROnPlateau"
+            rates = []
+            for step in range(6):
+                grads = arrays(step + 1)
+                give(params, grads)
+                rates.append(float(optimizer.param_groups[0]["lr"]))
+                for i, part in enumerate((slice(0, 2), slice(2, 4))):
+                    hyper = {"lr": float(optimizer.param_groups[i]["lr"])}
+                    half[i], per_group[i] = rule.step(half[i], grads[part], per_group[i], hyper=hyper)
+                optimizer.step()
+                scheduler.step(*([1.0] if kind == "ReduceLROnPlateau" else []))
+                same(params, [*half[0], *half[1]])
+            assert len(set(rates)) > 1
+            trajectories.append(rates)
+            if tensor:
+                assert all(torch.is_tensor(group["lr"]) for group in optimizer.param_groups)
+
+    @each_rule
+    def test_cycled_momentum(self, name):
+        """torch's schedulers cycle a hyperparameter called momentum, and say so where there is none."""
+        optimizer = class_of(name)(parameters(), **options_of(name))
+        if "momentum" in ranges(classes()[name]):
+            lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=8)
+            assert optimizer.param_groups[0]["momentum"] == 0.95
+        else:
+            with pytest.raises(ValueError, match="momentum"):
+                lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=8)
+
+    @each_rule
+    def test_initial_lr_survives(self, name):
+        optimizer = class_of(name)(parameters(), **options_of(name))
+        lr_scheduler.ExponentialLR(optimizer, 0.5)
+        new = class_of(name)(parameters(), **options_of(name))
+        new.load_state_dict(optimizer.state_dict())
+        assert new.param_groups[0]["initial_lr"] == 0.01
+        lr_scheduler.ExponentialLR(new, 0.5, last_epoch=3)
+
+    @each_rule
+    def test_schedules_of_the_core(self, name, same, tmp_path):
+        rule = rule_of(name, lr=sc.schedules.linear_warmup(0.1, 2, sc.schedules.cosine(0.1, total_steps=5)))
+        reference, params = arrays(0), parameters()
+        state = rule.init(reference)
+        optimizer = signcore_torch.from_rule(params, rule)
+        for step in range(6):
+            grads = arrays(step + 1)
+            give(params, grads)
+            optimizer.step()
+            reference, state = rule.step(reference, grads, state)
+            same(params, reference)
+        torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+        loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+        assert loaded["param_groups"][0]["lr"] == rule.lr
+
+
+def saved(state_dict):
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+COPIES = {
+    "load": lambda optimizer, make: loaded_into(make(), optimizer.state_dict()),
+    "weights_only": lambda optimizer, make: loaded_into(make(), saved(optimizer.state_dict())),
+    "deepcopy": lambda optimizer, make: copy.deepcopy(optimizer),
+    "pickle": lambda optimizer, make: pickle.loads(pickle.dumps(optimizer)),
+}
+
+
+def loaded_into(optimizer, state_dict):
+    optimizer.load_state_dict(state_dict)
+    return optimizer
+
+
+class TestT6T7StateDict:
+    @each_rule
+    def test_deterministic(self, name):
+        found = []
+        for _ in range(2):
+            params = parameters()
+            optimizer = class_of(name)(params, **options_of(name))
+            run(optimizer, params)
+            found.append(plain(optimizer.state_dict()))
+            assert list(optimizer.state_dict()["state"]) == list(range(len(params)))
+        assert found[0] == found[1]
+
+    @pytest.mark.parametrize("way", list(COPIES))
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+    @each_variant
+    def test_continuing_is_never_having_stopped(self, name, options, dtype, way, same):
+        params = parameters(dtype)
+        options = options_of(name, **options)
+        optimizer = class_of(name)([{"params": params[:3]}, {"params": params[3:], "lr": 0.5}], **options)
+        run(optimizer, params, range(3), dtype)
+
+        def make():
+            fresh = [torch.nn.Parameter(p.detach().clone()) for p in params]
+            return class_of(name)([{"params": fresh[:3]}, {"params": fresh[3:]}], **options)
+
+        other = COPIES[way](optimizer, make)
+        theirs = [p for group in other.param_groups for p in group["params"]]
+        mine, held = states(optimizer, params), copy.deepcopy(states(optimizer, params))
+        same(mine, states(other, theirs))
+        assert {k: v for k, v in other.param_groups[1].items() if k != "params"} == (
+            {k: v for k, v in optimizer.param_groups[1].items() if k != "params"}
+        )
+        run(other, theirs, range(3, 6), dtype)
+        same(mine, held)  # no aliasing
+        run(optimizer, params, range(3, 6), dtype)
+        same([params, states(optimizer, params)], [theirs, states(other, theirs)])
+
+    @each_rule
+    def test_groups_dicts_are_not_shared(self, name):
+        optimizer = class_of(name)(parameters(), **options_of(name) | {"lr": torch.tensor(0.01)})
+        state_dict = optimizer.state_dict()
+        other = loaded_into(class_of(name)(parameters(), **options_of(name)), state_dict)
+        other.param_groups[0]["lr"].fill_(0.5)
+        other.param_groups[0]["weight_decay"] = 0.75
+        assert float(optimizer.param_groups[0]["lr"]) == float(torch.tensor(0.01))
+        assert optimizer.param_groups[0]["weight_decay"] == 0.1
+        assert "Packed" not in repr(state_dict)
+
+    @each_noisy
+    @each_dtype
+    def test_dtypes_survive(self, name, dtype, same):
+        params = parameters(dtype)
+        optimizer = class_of(name)(params, **options_of(name, **noisy_options(name)))
+        run(optimizer, params, dtype=dtype)
+        for p in params:
+            optimizer.state[p]["step"].fill_(16777217)
+        state_dict = saved(optimizer.state_dict())
+        fresh = parameters(dtype)
+        other = loaded_into(class_of(name)(fresh, **options_of(name)), state_dict)
+        same(states(optimizer, params), states(other, fresh))
+        for p in fresh:
+            assert int(other.state[p]["step"]) == 16777217
+            for field, mark in marks(classes()[name].State).items():
+                value = other.state[p][field]
+                if mark.kind == "element":
+                    assert value.dtype == (torch.float64 if dtype == "float64" else torch.float32)
+                else:
+                    assert value.dtype == torch.int32
+
+    @each_rule
+    def test_python_counters(self, name, same):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        run(optimizer, params)
+        state_dict = copy.deepcopy(optimizer.state_dict())
+        for own in state_dict["state"].values():
+            own["step"] = own["step"].item()
+        fresh = [torch.nn.Parameter(p.detach().clone()) for p in params]
+        other = loaded_into(class_of(name)(fresh, **options_of(name)), state_dict)
+        for p in fresh:
+            assert other.state[p]["step"].dtype == torch.int32
+        run(other, fresh)
+        run(optimizer, params)
+        same(params, fresh)
+
+    @each_rule
+    def test_older_state_dict(self, name):
+        """One that was written before an option existed."""
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        run(optimizer, params)
+        state_dict = copy.deepcopy(optimizer.state_dict())
+        for option in ("maximize", "nonfinite", "state_dtype"):
+            for group in state_dict["param_groups"]:
+                del group[option]
+        optimizer.load_state_dict(state_dict)
+        run(optimizer, params)
+        assert optimizer.param_groups[0]["maximize"] is False
+
+    @each_rule
+    def test_hooks(self, name):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        run(optimizer, params)
+        calls = []
+        optimizer.register_state_dict_pre_hook(lambda opt: calls.append("save pre"))
+        optimizer.register_state_dict_post_hook(lambda opt, d: calls.append("save post"))
+        optimizer.register_load_state_dict_pre_hook(lambda opt, d: {**d, "state": {0: d["state"][0]}})
+        optimizer.register_load_state_dict_post_hook(
+            lambda opt: calls.append({type(v) for own in opt.state.values() for v in own.values()})
+        )
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert calls == ["save pre", "save post", {torch.Tensor}]
+        assert list(optimizer.state) == params[:1]
+        assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1
+
+    @each_rule
+    def test_another_optimizers_state(self, name):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        run(optimizer, params)
+        before = snapshot(optimizer)
+        adam = torch.optim.Adam(parameters())
+        run(adam, adam.param_groups[0]["params"])
+        others = [adam.state_dict()]
+        for other in set(RULES) - {name}:
+            fresh = parameters()
+            others.append(class_of(other)(fresh, **options_of(other)).state_dict())
+        for state_dict in others:
+            with pytest.raises(ValueError, match=f"`state_dict` holds the state of .*, this optimizer is '{name}'"):
+                optimizer.load_state_dict(state_dict)
+            assert snapshot(optimizer) == before
+        with pytest.raises(ValueError, match="`state_dict` has the keys"):
+            optimizer.load_state_dict({"model": 0})
+
+    @each_rule
+    def test_other_parameters_state(self, name):
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        run(optimizer, params)
+        before = snapshot(optimizer)
+
+        def refused(match, state_dict):
+            with pytest.raises(ValueError, match=match):
+                optimizer.load_state_dict(state_dict)
+            assert snapshot(optimizer) == before
+
+        fewer = parameters()[:2]
+        refused("doesn't match the size", class_of(name)(fewer, **options_of(name)).state_dict())
+        groups = [{"params": p} for p in parameters()]
+        refused("different number of parameter groups", class_of(name)(groups, **options_of(name)).state_dict())
+        good = optimizer.state_dict()
+        for field, value in good["state"][0].items():
+            half = 0.5 if value.dtype == torch.int32 else 0.1
+            for wrong in (torch.zeros(9, 9), torch.full(value.shape, half, dtype=torch.float64)):
+                bad = copy.deepcopy(good)
+                bad["state"][0][field] = wrong
+                refused(rf"`state_dict` at parameter 0, '{field}'", bad)
+            bad = copy.deepcopy(good)
+            bad["state"][0] = {key: value for key, value in bad["state"][0].items() if key != field} or {"more": 0}
+            refused(rf"`state_dict` at parameter 0 lacks \['{field}'\]", bad)
+        bad = copy.deepcopy(good)
+        bad["state"][1]["more"] = torch.zeros(())
+        refused(r"has \['more'\], unknown", bad)
+        bad = copy.deepcopy(good)
+        bad["state"][1]["step"] += 1
+        refused("has step 5, another of its group 4", bad)
+        bad = copy.deepcopy(good)
+        bad["param_groups"][0]["lr"] = -1.0
+        refused("`lr` is -1.0", bad)
+
+
+class TestT8DistributedCheckpoint:
+    @each_rule
+    @pytest.mark.parametrize("tensor", [False, True])
+    def test_materialising_the_state_changes_no_parameter(self, name, tensor, same):
+        options = options_of(name) | {"lr": torch.tensor(0.01) if tensor else 0.01}
+        params = parameters()
+        optimizer = class_of(name)(params, **options)
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(0.0) if tensor else 0.0
+        held = [p.detach() + 0.0 for p in params]  # p + 0.0 is what a step of length zero is: -0.0 becomes +0.0
+        give(params, [np.zeros_like(x) for x in arrays(0)])
+        optimizer.step(closure=None)
+        same([p.detach() for p in params], held)
+
+    @each_rule
+    def test_round_trip(self, name, same):
+        api = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+        torch.manual_seed(0)
+        models = [torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)) for _ in range(2)]
+        models[1].load_state_dict(models[0].state_dict())
+        first, second = (class_of(name)(m.parameters(), **options_of(name)) for m in models)
+
+        def train(model, optimizer, seed):
+            optimizer.zero_grad()
+            x = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
+            model(x).square().sum().backward()
+            optimizer.step()
+
+        for seed in range(3):
+            train(models[0], first, seed)
+        found = api.get_optimizer_state_dict(models[0], first)
+        models[1].load_state_dict(models[0].state_dict())
+        api.set_optimizer_state_dict(models[1], second, copy.deepcopy(found))
+        for model, optimizer in zip(models, (first, second), strict=True):
+            train(model, optimizer, 3)
+        same(*([p.detach() for p in model.parameters()] for model in models))
+
+
+class TestT9GradScaler:
+    @each_rule
+    def test_scaled_steps_and_skipped_steps(self, name, same):
+        rule = rule_of(name)
+        reference, params = arrays(0), parameters()
+        state = rule.init(reference)
+        optimizer = signcore_torch.from_rule(params, rule)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for step in range(STEPS):
+            grads = arrays(step + 1)
+            scaler.scale(torch.zeros(()))  # makes the scale
+            give(params, [g * np.float32(scaler.get_scale()) for g in grads])
+            if step == 1:
+                params[0].grad.reshape(-1)[3] = math.inf
+            scaler.step(optimizer)
+            scaler.update()
+            if step != 1:
+                reference, state = rule.step(reference, grads, state)
+            same(params, reference)
+            same(states(optimizer, params), columns(state, len(params)))
+        assert scaler.get_scale() == 512.0
+
+
+class TestNonfinite:
+    @each_rule
+    def test_skip(self, name, same):
+        params = parameters()
+        optimizer = class_of(name)(
+            [{"params": params[:2]}, {"params": params[2:]}], **options_of(name, nonfinite="skip")
+        )
+        run(optimizer, params)
+        give(params, arrays(9))
+        params[0].grad[0, 0] = math.nan
+        held = copy.deepcopy([[p.detach() for p in params], states(optimizer, params)])
+        optimizer.step()
+        same(
+            [[p.detach() for p in params[:2]], states(optimizer, params[:2])],
+            [held[0][:2], {key: column[:2] for key, column in held[1].items()}],
+        )
+        assert int(optimizer.state[params[2]]["step"]) == STEPS + 1  # each group decides for itself
+
+
+def compiled_variants():
+    """One per rule, and the paths of the adapter that only exist under a compiler."""
+    yield from ((name, {}, "float32") for name in RULES)
+    cheap = min(RULES, key=lambda name: len(classes()[name].State._fields))
+    yield cheap, {"nonfinite": "skip"}, "bfloat16"
+    yield cheap, noisy_options(cheap), "float32"
+
+
+class TestT10Compile:
+    @pytest.mark.parametrize(
+        ("name", "options", "dtype"), list(compiled_variants()), ids=lambda x: x if isinstance(x, str) else None
+    )
+    @pytest.mark.filterwarnings("ignore")  # inductor's own, about this machine
+    def test_same_bits_in_one_graph(self, name, options, dtype, same):
+        torch._dynamo.reset()
+        counters = torch._dynamo.utils.counters
+        counters.clear()
+        shapes = [(5,), (4,)]
+        rule = rule_of(name, **options)
+        params, reference = parameters(dtype, shapes), arrays(0, dtype, shapes)
+        halves = [reference[:1], reference[1:]]
+        per_group = [rule.init(halves[0]), rule.init({"1": halves[1][0]})]
+        optimizer = signcore_torch.from_rule([{"params": params[:1]}, {"params": params[1:]}], rule)
+        step = torch.compile(optimizer.step, fullgraph=True)
+        graphs = []
+        for k, lr in enumerate([0.1, 0.05, 0.025, 0.0125]):
+            grads = arrays(k + 1, dtype, shapes)
+            give(params, grads)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            step()
+            graphs.append(counters["stats"]["unique_graphs"])
+            halves[0], per_group[0] = rule.step(halves[0], grads[:1], per_group[0], hyper={"lr": lr})
+            stepped, per_group[1] = rule.step({"1": halves[1][0]}, {"1": grads[1]}, per_group[1], hyper={"lr": lr})
+            halves[1] = [stepped["1"]]
+            same(params, [*halves[0], *halves[1]])
+        assert graphs[1:] == [2, 2, 2]  # the second step finds that lr is no constant
+        assert not counters["graph_break"]
+        wanted = [
+            columns(per_group[0], 1),
+            columns(
+                per_group[1]._replace(
+                    **{f: list(v.values()) for f, v in per_group[1]._asdict().items() if isinstance(v, dict)}
+                ),
+                1,
+            ),
+        ]
+        same([states(optimizer, params[:1]), states(optimizer, params[1:])], wanted)
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_a_tensor_learning_rate_needs_one_graph(self):
+        torch._dynamo.reset()
+        counters = torch._dynamo.utils.counters
+        counters.clear()
+        name = min(RULES, key=lambda name: len(classes()[name].State._fields))
+        params = parameters(shapes=[(4,)])
+        optimizer = class_of(name)(params, **options_of(name) | {"lr": torch.tensor(0.1)})
+        step = torch.compile(optimizer.step, fullgraph=True)  # before a scheduler puts its own function there
+        scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
+        for k in range(3):
+            give(params, arrays(k + 1, shapes=[(4,)]))
+            step()
+            scheduler.step()
+        assert counters["stats"]["unique_graphs"] == 1
+        assert float(optimizer.param_groups[0]["lr"]) == float(torch.tensor(0.1)) / 8

@@ -1,0 +1,489 @@
+"""Bad input: each error names the argument in backticks, the value received and the way out, and changes nothing."""
+
+import pickle
+import re
+from typing import NamedTuple
+
+import array_api_strict
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import signcore as sc
+from signcore import schedules
+from signcore.rules.signsgd import SignSGDMessage
+
+P = np.float32([1.0, -2.0, 3.0])
+G = np.float32([0.5, 0.25, -1.0])
+BETAS = [
+    (name, number) for name in sc.rules() for number in sc.rule(name, lr=0.1).numbers() if number.startswith("beta")
+]
+
+
+@pytest.fixture(params=sc.rules())
+def rule(request):
+    return sc.rule(request.param, lr=0.1)
+
+
+def refuses(kind, call, *parts):
+    """The message of the error that `call` raises; it holds each of `parts`."""
+    with pytest.raises(kind) as caught:
+        call()
+    message = str(caught.value)
+    for part in parts:
+        assert part in message, message
+    return message
+
+
+def refuses_step(kind, rule, params, grads, state, *parts, **options):
+    """The same of a step, a delta and the boxes; what was passed in is untouched."""
+    before = pickle.dumps((params, grads, state, options))
+    message = refuses(kind, lambda: rule.step(params, grads, state, **options), *parts)
+    assert refuses(kind, lambda: rule.delta(params, grads, state, **options)) == message
+    assert pickle.dumps((params, grads, state, options)) == before
+    return message
+
+
+# -- when the rule is built --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lr", [-1e-3, -1, np.float32(-0.5), float("nan"), float("inf"), np.float64("nan"), -np.inf])
+@pytest.mark.parametrize("name", sc.rules())
+def test_a_learning_rate_that_is_negative_or_not_finite(name, lr):
+    refuses(ValueError, lambda: sc.rule(name, lr=lr), f"`lr` is {lr!r}; it must be finite and in [0, inf)")
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.0, 1, 1.5, float("nan"), float("inf"), np.float32(1.0)])
+@pytest.mark.parametrize(("name", "argument"), BETAS)
+def test_a_beta_outside_zero_to_one(name, argument, beta):
+    message = f"`{argument}` is {beta!r}; it must be finite and in [0, 1)"
+    refuses(ValueError, lambda: sc.rule(name, **{argument: beta}), message)
+
+
+def test_betas_at_the_ends_of_their_range():
+    for name, argument in BETAS:
+        sc.rule(name, **{argument: 0.0})
+        sc.rule(name, **{argument: 1.0 - 2.0**-24})
+
+
+@pytest.mark.parametrize("decay", [-1e-9, float("nan"), float("inf")])
+def test_a_weight_decay_that_is_negative_or_not_finite(rule, decay):
+    refuses(ValueError, lambda: rule.replace(weight_decay=decay), f"`weight_decay` is {decay!r}; it must be finite")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("signgd", "signsgd"), ("Signum", "signum"), ("ass", "aass"), ("lio", "lion"), ("lion2", "lion")],
+)
+def test_an_unknown_rule_suggests_the_nearest(name, nearest):
+    message = refuses(ValueError, lambda: sc.rule(name), f"`name` is {name!r}; did you mean {nearest!r}?")
+    assert message.endswith(f"known: {', '.join(sc.rules())}")
+
+
+@pytest.mark.parametrize("name", ["zzzzzz", "", 3])
+def test_an_unknown_rule_that_resembles_none(name):
+    message = refuses(ValueError, lambda: sc.rule(name), f"`name` is {name!r}; ", f"known: {', '.join(sc.rules())}")
+    assert "did you mean" not in message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, False, "0.1", None, 1j, [0.1], {}, np.True_, np.str_("0.1"), np.complex64(1), np.asarray(True), b"1"],
+    ids=repr,
+)
+def test_a_number_that_is_none(rule, value):
+    for argument in rule.numbers():
+        parts = f"`{argument}` is {value!r}; pass a number in [0", "a 0-d array or a schedule"
+        refuses(TypeError, lambda name=argument: rule.replace(**{name: value}), *parts)
+        refuses_step(TypeError, rule, P, G, rule.init(P), *parts, hyper={argument: value})
+
+
+@pytest.mark.parametrize("value", [np.float32([0.1, 0.2]), torch.ones(3), np.zeros(0), np.asarray([1, 2])], ids=repr)
+def test_an_array_of_several_numbers_is_no_number(rule, value):
+    refuses(TypeError, lambda: rule.replace(lr=value), f"`lr` is {value!r}", "a 0-d array")
+    with pytest.raises(TypeError, match="`lr` is "):
+        rule.step(P, G, rule.init(P), hyper={"lr": value})
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_an_int_beyond_every_float(rule, value):
+    refuses(ValueError, lambda: rule.replace(lr=value), "`lr` is an int of 1329 bits; it must be in [0, inf)")
+    refuses_step(ValueError, rule, P, G, rule.init(P), "`lr` is an int of 1329 bits", hyper={"lr": value})
+
+
+def test_arrays_and_schedules_are_accepted_unchecked(rule):
+    for value in (np.asarray(-1.0), torch.tensor(2.0), jnp.asarray(1), np.asarray([0.5]), schedules.constant(1.0), abs):
+        assert rule.replace(lr=value).lr is value
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [
+        ("nonfinite", "ignore", "'propagate', 'skip', 'raise'"),
+        ("nonfinite", None, "'propagate', 'skip', 'raise'"),
+        ("maximize", 1, "False, True"),
+        ("maximize", "yes", "False, True"),
+        ("state_dtype", "float64", "None, 'float16', 'bfloat16', 'float32'"),
+        ("state_dtype", np.float32, "None, 'float16', 'bfloat16', 'float32'"),
+    ],
+)
+def test_an_option_that_is_none_of_its_choices(rule, option, value, choices):
+    refuses(ValueError, lambda: rule.replace(**{option: value}), f"`{option}` is {value!r}; choose one of {choices}")
+
+
+@pytest.mark.parametrize("value", ["one", 0, True, np.asarray(0)])
+def test_a_sign_of_zero_that_is_no_policy(value):
+    refuses(ValueError, lambda: sc.SignSGD(sign_zero=value), f"`sign_zero` is {value!r}; choose one of 'zero', 'plus'")
+
+
+@pytest.mark.parametrize("value", [1.5, "0", True, None, np.asarray(1)])
+def test_a_seed_that_is_no_int(value):
+    refuses(TypeError, lambda: sc.SignSGD(seed=value), f"`seed` is {value!r}; pass an int")
+
+
+def test_a_hyperparameter_that_does_not_exist():
+    with pytest.raises(TypeError, match="lrr"):
+        sc.rule("signum", lrr=0.1)
+
+
+# -- hyper= ------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_in_hyper_suggests_the_nearest(rule):
+    parts = "`hyper` is 'weight_decy'; did you mean 'weight_decay'?", f"known: {', '.join(sorted(rule.numbers()))}"
+    refuses_step(ValueError, rule, P, G, rule.init(P), *parts, hyper={"weight_decy": 0.1})
+
+
+@pytest.mark.parametrize(("option", "value"), [("maximize", True), ("nonfinite", "skip"), ("state_dtype", "float16")])
+def test_a_static_option_in_hyper_says_how_to_change_it(rule, option, value):
+    parts = f"`hyper` holds '{option}', a static option", f"rule.replace({option}={value!r})"
+    refuses_step(ValueError, rule, P, G, rule.init(P), *parts, hyper={option: value})
+
+
+@pytest.mark.parametrize("hyper", [0.1, "lr", ["lr"], ("lr", 0.1)])
+def test_hyper_that_is_no_dict(rule, hyper):
+    parts = f"`hyper` is {hyper!r}; pass a dict"
+    refuses_step(TypeError, rule, P, G, rule.init(P), parts, hyper=hyper)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), np.float32(-1)])
+def test_a_number_in_hyper_out_of_range(rule, value):
+    for name in rule.numbers():
+        parts = f"`{name}` is {value!r}; it must be finite and in [0"
+        refuses_step(ValueError, rule, P, G, rule.init(P), parts, hyper={name: value})
+
+
+# -- trees -------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    weight: object
+    bias: object
+
+
+@pytest.mark.parametrize(
+    ("params", "grads", "path", "holder", "lacking"),
+    [
+        ({"a": P, "b": P}, {"a": G}, "b", "params", "grads"),
+        ({"a": P}, {"a": G, "b": G}, "b", "grads", "params"),
+        ({"a": P}, {"b": G}, "a", "params", "grads"),
+        ({"a": [P, {"c": P}]}, {"a": [G, {"d": G}]}, "a/1/c", "params", "grads"),
+        ([P, P], [G], "1", "params", "grads"),
+        (Pair(P, P), (G, G), "weight", "params", "grads"),
+        ({"a": P}, {"a": {"b": G}}, "a", "params", "grads"),
+        ({"a": P}, G, "a", "params", "grads"),
+        ({"a": P}, None, "a", "params", "grads"),
+        ({"a": P, "b": None}, {"a": G, "b": G}, "b", "grads", "params"),
+        (None, G, "(root)", "grads", "params"),
+        ({}, {"a": G}, "a", "grads", "params"),
+    ],
+)
+def test_trees_that_differ(rule, params, grads, path, holder, lacking):
+    parts = "`grads` and `params` are different trees", f"{path!r} is in `{holder}` and not in `{lacking}`"
+    refuses_step(ValueError, rule, params, grads, rule.init(params), *parts)
+
+
+def test_shapes_that_differ(rule):
+    params, state = {"a": [P, P]}, rule.init({"a": [P, P]})
+    parts = "`grads` at 'a/1' has shape (1, 3), `params` at 'a/1' has (3,)"
+    refuses_step(ValueError, rule, params, {"a": [G, G[None]]}, state, parts)
+    refuses_step(ValueError, rule, P, G[:2], rule.init(P), "`grads` has shape (2,), `params` has (3,)")
+    refuses_step(ValueError, rule, P, np.asarray(G[0]), rule.init(P), "`grads` has shape (), `params` has (3,)")
+
+
+def test_dtypes_that_differ(rule):
+    parts = "`grads` at 'a' has dtype float64, `params` at 'a' has float32", "cast one"
+    refuses_step(ValueError, rule, {"a": P}, {"a": G.astype(np.float64)}, rule.init({"a": P}), *parts)
+    p, g = torch.tensor(P), torch.tensor(G).bfloat16()
+    with pytest.raises(ValueError, match="`grads` has dtype bfloat16, `params` has float32"):
+        rule.step(p, g, rule.init(p))
+
+
+@pytest.mark.parametrize(
+    ("array", "name"),
+    [
+        (np.arange(3), "int64"),
+        (np.ones(3, bool), "bool"),
+        (np.ones(3, complex), "complex128"),
+        (P.astype(">f4"), ">f4"),
+        (P.astype(object), "object"),
+        (P.astype(np.longdouble), str(np.dtype(np.longdouble))),
+        (torch.arange(3), "int64"),
+        (torch.ones(3, dtype=torch.complex64), "complex64"),
+        (jnp.arange(3), "int32"),
+        (array_api_strict.asarray([1, 2, 3]), "int64"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else type(x).__module__,
+)
+def test_leaves_that_are_no_floats(rule, array, name):
+    parts = f"`params` at 'n' has dtype {name}; signcore computes with float16, bfloat16, float32, float64", "None"
+    refuses(TypeError, lambda: rule.init({"n": array}), *parts)
+    refuses(TypeError, lambda: rule.step({"n": array}, {"n": array}, rule.init({"n": P})), *parts)
+
+
+def test_gradients_that_are_no_floats(rule):
+    for kind in (np.int32, np.complex64):
+        parts = f"`grads` at 'a' has dtype {kind.__name__}; signcore computes with"
+        refuses_step(TypeError, rule, {"a": P}, {"a": G.astype(kind)}, rule.init({"a": P}), parts)
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [1.0, 3, "w", True, {1, 2}, range(3), np.ma.masked_array(P, [True, False, False])],
+    ids=lambda leaf: type(leaf).__name__,
+)
+def test_leaves_that_are_no_arrays(rule, leaf):
+    parts = f"`params` at 'a/0' is a {type(leaf).__name__}, not an array of an Array API library", "wrap numbers"
+    refuses(TypeError, lambda: rule.init({"a": [leaf]}), *parts)
+    parts = f"`grads` at 'a' is a {type(leaf).__name__}, not an array"
+    refuses_step(TypeError, rule, {"a": P}, {"a": leaf}, rule.init({"a": P}), parts)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_a_matrix_is_refused_because_its_product_is_another(rule):
+    refuses(TypeError, lambda: rule.init(np.matrix(P)), "`params` is a matrix, not an array")
+
+
+def test_two_keys_of_one_name(rule):
+    refuses(
+        ValueError,
+        lambda: rule.init({1: P, "1": P}),
+        "two keys of a dict of a tree have the same name as text: '1', 1; rename",
+    )
+
+
+def test_two_leaves_of_one_path_would_draw_the_same_noise(rule):
+    refuses(ValueError, lambda: rule.init({"a/b": P, "a": {"b": P}}), "two leaves are called 'a/b'", "`names`")
+    rule.init({"a/b": P, "a": {"b": P}}, names=["one", "two"])
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "b", "c"]])
+def test_names_that_do_not_fit_the_leaves(rule, names):
+    refuses(ValueError, lambda: rule.init([P, P], names=names), f"`names` has {len(names)} entries for 2 leaves")
+
+
+# -- libraries and devices ---------------------------------------------------------------------------------
+
+
+def test_libraries_that_are_mixed(rule):
+    state = rule.init(P)
+    for grads, name in (
+        (torch.tensor(G), "torch"),
+        (jnp.asarray(G), "jax"),
+        (array_api_strict.asarray(G), "array_api"),
+    ):
+        with pytest.raises(TypeError, match=rf"`grads` is an array of {name}\w*, `params` of numpy; convert one"):
+            rule.step(P, grads, state)
+    with pytest.raises(TypeError, match=r"`params` at 'b' is an array of torch, `params` at 'a' of numpy"):
+        rule.init({"a": P, "b": torch.tensor(P)})
+    params = torch.tensor(P)
+    refuses_step(TypeError, rule, params, G, rule.init(params), "`grads` is an array of numpy, `params` of torch")
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (lambda x: array_api_strict.asarray(x), lambda x: array_api_strict.asarray(x, device=DEVICE)),
+        (torch.tensor, lambda x: torch.tensor(x, device="meta")),
+    ],
+    ids=["array-api-strict", "torch"],
+)
+def test_devices_that_are_mixed(rule, here, there):
+    with pytest.raises(ValueError, match=r"`grads` at 'a' is on device .*, `params` at 'a' on .*; move one of them"):
+        rule.step({"a": here(P)}, {"a": there(G)}, rule.init({"a": here(P)}))
+    with pytest.raises(ValueError, match=r"`params` at 'b' is on device .*, `params` at 'a' on .*; move one of them"):
+        rule.init({"a": here(P), "b": there(P)})
+    with pytest.raises(ValueError, match=r"`state\.step` is on device .*, `params` on .*; move one of them"):
+        rule.step(there(P), there(G), rule.init(here(P)))
+
+
+DEVICE = array_api_strict.Device("device1")
+
+
+def test_a_second_device_is_as_good_as_the_first(rule, same):
+    p, g = (array_api_strict.asarray(x, device=DEVICE) for x in (P, G))
+    for each in (rule, rule.replace(lr=schedules.linear_warmup(0.1, 3), nonfinite="skip")):
+        params, state = each.step(p, g, each.init(p))
+        assert {leaf.device for leaf in (params, *(x for x in state if x is not None))} == {DEVICE}
+        same(np.asarray(array_api_strict.asarray(params, device=CPU)), each.step(P, G, each.init(P))[0])
+
+
+CPU = array_api_strict.Device("CPU_DEVICE")
+
+
+# -- state -------------------------------------------------------------------------------------------------
+
+
+def test_a_state_of_another_rule(rule):
+    for name in sc.rules():
+        stranger = sc.rule(name, lr=0.1)
+        if type(stranger) is not type(rule):
+            kinds = f"`state` is a {stranger.State.__name__}, {type(rule).__name__} needs a {rule.State.__name__}"
+            refuses_step(TypeError, rule, P, G, stranger.init(P), kinds, "rule.init(params)")
+
+
+@pytest.mark.parametrize("state", [None, (), {}, 0, P])
+def test_a_state_that_is_none(rule, state):
+    kinds = f"`state` is a {type(state).__name__}, {type(rule).__name__} needs a {rule.State.__name__}"
+    refuses_step(TypeError, rule, P, G, state, kinds, "rule.init(params)")
+
+
+MOMENTA = [
+    (name, field)
+    for name in sc.rules()
+    for field, mark in sc.rule(name, lr=0.1)._marks.items()
+    if mark.kind == "element"
+]
+
+
+@pytest.mark.parametrize(("name", "field"), MOMENTA)
+def test_a_state_of_other_params(name, field):
+    rule = sc.rule(name, lr=0.1)
+    params, grads = {"a": P, "b": P}, {"a": G, "b": G}
+    for others, kind, parts in (
+        ({"a": P}, ValueError, (f"`state.{field}` and `params` are different trees", "'b' is in `params`")),
+        ({"a": P, "b": P, "c": P}, ValueError, ("are different trees", "'c' is in `state.", "and not in `params`")),
+        ({"a": P, "b": P[:2]}, ValueError, (f"`state.{field}` at 'b' has shape (2,), `params` at 'b' has (3,)",)),
+        ({"a": P, "b": None}, ValueError, (f"`state.{field}` at 'b' is None", "rule.init(params)")),
+        (
+            {"a": P, "b": P.astype(np.float64)},
+            ValueError,
+            (f"`state.{field}` at 'b' has dtype float64, this rule keeps it in float32", "rule.init(params)"),
+        ),
+    ):
+        refuses_step(kind, rule, params, grads, rule.init(others), *parts)
+    narrow = rule.replace(state_dtype="bfloat16")
+    parts = f"`state.{field}` at 'a' has dtype float32, this rule keeps it in bfloat16 for `params` of float32"
+    refuses_step(ValueError, narrow, params, grads, rule.init(params), parts)
+
+
+def test_a_state_of_params_of_another_library(rule):
+    with pytest.raises(TypeError, match=r"`state\.step` is an array of numpy, `params` of torch"):
+        rule.step(torch.tensor(P), torch.tensor(G), rule.init(P))
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "parts"),
+    [
+        (0, TypeError, "`state.step` is 0, `params` an array"),
+        (None, TypeError, "`state.step` is None, `params` an array"),
+        (np.float32(0), ValueError, "`state.step` is an array of float32 of shape (), it must be int32 of ()"),
+        (np.zeros(1, np.int32), ValueError, "`state.step` is an array of int32 of shape (1,), it must be int32 of ()"),
+        (np.int64(3), ValueError, "`state.step` is an array of int64 of shape (), it must be int32 of ()"),
+    ],
+)
+def test_a_counter_that_is_none(rule, step, kind, parts):
+    refuses_step(kind, rule, P, G, rule.init(P)._replace(step=step), parts)
+
+
+def test_a_stream_that_is_missing_or_no_key():
+    drawing, plain = sc.SignSGD(sign_zero="random"), sc.SignSGD()
+    parts = "`state.stream` and `params` are different trees"
+    refuses_step(ValueError, drawing, {"a": P}, {"a": G}, plain.init({"a": P}), parts)
+    refuses_step(
+        ValueError, drawing, P, G, plain.init(P), "`state.stream` is None; make the state with rule.init(params)"
+    )
+    state = drawing.init(P)
+    for stream in (state.stream[:1], state.stream.astype(np.int64)):
+        refuses_step(ValueError, drawing, P, G, state._replace(stream=stream), "`state.stream` is an array of", "(2,)")
+
+
+# -- the other trees ---------------------------------------------------------------------------------------
+
+
+def test_a_decay_mask_of_another_tree(rule):
+    params, grads = {"a": P, "b": P}, {"a": G, "b": G}
+    state = rule.init(params)
+    for mask, path in (({"x": True, "y": True}, "a"), ({"a": True}, "b"), (True, "a")):
+        parts = "`decay_mask` and `params` are different trees", f"{path!r} is in `params`"
+        refuses_step(ValueError, rule, params, grads, state, *parts, decay_mask=mask)
+
+
+@pytest.mark.parametrize("value", [None, "no", 1, 0.0])
+def test_a_decay_mask_that_is_no_bool(rule, value):
+    parts = f"`decay_mask` at 'a' is {value!r}; pass True, or False to keep weight decay off the leaf"
+    refuses_step(TypeError, rule, {"a": P}, {"a": G}, rule.init({"a": P}), parts, decay_mask={"a": value})
+
+
+def test_noise_of_another_tree_or_shape():
+    rule = sc.SignSGD(sign_zero="random")
+    params, grads = {"a": P, "b": P}, {"a": G, "b": G}
+    state = rule.init(params)
+    word = np.zeros(3, np.int32)
+    parts = "`noise` and `params` are different trees", "'b' is in `params`"
+    refuses_step(ValueError, rule, params, grads, state, *parts, noise={"a": word})
+    parts = "`noise` at 'b' has shape (2,), `params` at 'b' has (3,)"
+    refuses_step(ValueError, rule, params, grads, state, parts, noise={"a": word, "b": word[:2]})
+    parts = "`noise` at 'b' is None, `params` at 'b' an array"
+    refuses_step(TypeError, rule, params, grads, state, parts, noise={"a": word, "b": None})
+
+
+@pytest.mark.parametrize("aggregate", [P, None, (P,), {"sign": P}])
+def test_an_aggregate_that_is_no_message(rule, aggregate):
+    parts = f"`aggregate` is a {type(aggregate).__name__}; pass a {rule.Message.__name__}"
+    refuses(TypeError, lambda: rule.apply(P, G, aggregate, rule.init(P)), parts)
+
+
+def test_an_aggregate_of_another_tree_or_shape():
+    rule = sc.SignSGD()
+    state = rule.init({"a": P})
+    parts = "`aggregate` and `params` are different trees", "'a' is in `params`"
+    refuses(ValueError, lambda: rule.apply({"a": P}, {"a": G}, SignSGDMessage({"b": G}), state), *parts)
+    parts = "`aggregate` at 'a' has shape (1, 3), `params` at 'a' has (3,)"
+    refuses(ValueError, lambda: rule.apply({"a": P}, {"a": G}, SignSGDMessage({"a": G[None]}), state), parts)
+
+
+# -- under a trace, and what is only a warning -------------------------------------------------------------
+
+
+def test_errors_are_the_same_while_a_function_is_traced(rule):
+    p, g = jnp.asarray(P), jnp.asarray(G)
+    step = jax.jit(lambda p, g, s: rule.step(p, g, s))
+    with pytest.raises(ValueError, match=re.escape("`grads` has shape (2,), `params` has (3,)")):
+        step(p, g[:2], rule.init(p))
+    with pytest.raises(ValueError, match="`grads` and `params` are different trees"):
+        step({"a": p}, {"b": g}, rule.init({"a": p}))
+
+
+@pytest.mark.parametrize("name", ["numpy", "array-api-strict", "torch", "jax"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_subnormal_parameters_are_warned_of_with_their_path(rule, name, dtype, libraries):
+    import ml_dtypes
+
+    if (name, dtype) == ("array-api-strict", "bfloat16"):
+        return
+    p = np.asarray([1.0, 1e-39]).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    with pytest.warns(
+        UserWarning, match=r"`params` at 'w' holds subnormal numbers.*below 1\.17549e-38 to zero"
+    ) as found:
+        rule.init({"w": libraries[name].array(p)})
+    assert found[0].filename == __file__
+
+
+def test_numbers_that_are_normal_are_not_warned_of(rule):
+    rule.init(np.float32([0.0, -0.0, 2.0**-126, np.inf, np.nan, 1e-30]))
+    rule.init(np.float16([2.0**-24, 0.0]))  # computed with in float32, where they are normal
+    rule.init(np.float64([1e-300]))
+    jax.jit(rule.init)(jnp.asarray(np.float32([1e-39])))  # no values to look at

@@ -1,0 +1,111 @@
+"""Random words: known answers, the same words on every library, and any slice of a leaf draws what the whole does."""
+
+import hashlib
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.random import threefry_2x32
+
+from signcore import random
+
+# Random123, tests/kat_vectors, lines "threefry2x32 20": counter, key, answer; zeros, all ones, digits of pi.
+# https://github.com/DEShawResearch/random123/blob/main/tests/kat_vectors
+KNOWN = [
+    ((0x00000000, 0x00000000), (0x00000000, 0x00000000), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), (0xC4923A9C, 0x483DF7A0)),
+]
+MANY = np.random.default_rng(0).integers(-(2**31), 2**31, (4, 300)).astype(np.int32)
+
+
+def pair(values, array=np.asarray):
+    return tuple(array(np.asarray([value], np.uint32).view(np.int32)) for value in values)
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
+def test_the_known_answers_of_random123(counter, key, answer, backend, to_numpy):
+    found = random.threefry(pair(key, backend.array), pair(counter, backend.array))
+    assert tuple(int(to_numpy(word).view(np.uint32)[0]) for word in found) == answer
+
+
+def test_the_words_of_jax_random():
+    ours = random.threefry((MANY[0, 0], MANY[1, 0]), (MANY[2], MANY[3]))
+    key = jnp.asarray(MANY[:2, 0].view(np.uint32))
+    theirs = threefry_2x32(key, jnp.asarray(np.concatenate([MANY[2], MANY[3]]).view(np.uint32)))
+    assert np.array_equal(np.concatenate(ours).view(np.uint32), np.asarray(theirs))
+
+
+def test_every_library_gives_the_same_words(other, same):
+    key, step = np.asarray([123, -7], np.int32), np.asarray(5, np.int32)
+    compiled = other.compiled(lambda key, step: random.words(key, step, 33))
+    same(compiled(other.array(key), other.array(step)), random.words(key, step, 33))
+
+
+def test_overflow_of_int32_is_no_warning_and_no_difference(other, same):
+    ours = random.threefry((MANY[0], MANY[1]), (MANY[2], MANY[3]))
+    same(random.threefry(tuple(map(other.array, MANY[:2])), tuple(map(other.array, MANY[2:]))), ours)
+
+
+KEY, STEP = random.stream_key(0, "w"), np.asarray(3, np.int32)
+
+
+@pytest.mark.parametrize("start", [0, 5, 2**31 - 7, 2**31, 2**32 - 7, 2**32, 2**33 + 2**31 - 3])
+def test_a_slice_draws_what_the_whole_does(start, same):
+    # The counter is the 64-bit global index: the seams are where its low half changes sign and wraps.
+    whole = random.words(KEY, STEP, 20, start)
+    parts = [random.words(KEY, STEP, size, start + at) for at, size in ((0, 3), (3, 1), (4, 9), (13, 7))]
+    same(np.concatenate(parts), whole)
+    folded = random.threefry((KEY[:1], KEY[1:]), (STEP.reshape(1), np.zeros(1, np.int32)))
+    for i in range(20):
+        low, high = struct.unpack("<2i", struct.pack("<q", start + i))
+        same(random.threefry(folded, (np.int32([low]), np.int32([high])))[0], whole[i : i + 1])
+
+
+def test_no_words_for_no_elements(backend):
+    words = random.words(backend.array(KEY), backend.array(STEP), 0)
+    assert tuple(words.shape) == (0,)
+    assert "int32" in str(words.dtype)
+
+
+def test_words_differ_between_steps_streams_and_elements():
+    words = {
+        tuple(random.words(random.stream_key(seed, name), np.asarray(step, np.int32), 8))
+        for seed in (0, 1)
+        for name in ("a", "b")
+        for step in (0, 1, 2**31 - 1)
+    }
+    assert len(words) == 12
+    assert len({word for row in words for word in row}) == 96
+
+
+def test_every_bit_is_a_fair_coin():
+    words = random.words(KEY, STEP, 20000).view(np.uint32)
+    ones = [int(((words >> bit) & 1).sum()) for bit in range(32)]
+    assert all(abs(n - 10000) < 5 * 20000**0.5 / 2 for n in ones)  # five standard deviations
+
+
+@pytest.mark.parametrize(("seed", "name"), [(0, ""), (0, "w"), (7, "layers/0/weight"), (2**80, "é")])
+def test_stream_keys_are_a_hash_of_seed_and_name(seed, name):
+    digest = hashlib.blake2s(f"{seed}/{name}".encode(), digest_size=8).digest()
+    key = random.stream_key(seed, name)
+    assert (key.dtype, key.shape) == (np.int32, (2,))
+    assert tuple(key) == struct.unpack("<2i", digest)
+
+
+def test_stream_keys_never_change():
+    # Written down once: a checkpoint's noise depends on them.
+    assert random.stream_key(0, "").tolist() == [2004410582, -48158716]
+    assert random.stream_key(0, "w").tolist() == STREAM_OF_W
+
+
+STREAM_OF_W = [-1272160016, 814916390]
+
+
+def test_words_may_be_drawn_under_jit_with_a_traced_step():
+    draw = jax.jit(lambda key, step: random.words(key, step, 9))
+    for step in (0, 1, 2**31 - 1):
+        expected = random.words(KEY, np.asarray(step, np.int32), 9)
+        assert np.array_equal(np.asarray(draw(jnp.asarray(KEY), jnp.int32(step))), expected)
