@@ -224,7 +224,8 @@ def _round_to_float16(xp: Any, x: Any) -> Any:
     power = (x.view(xp.int32) & 0x7F800000).view(x.dtype)
     shift = xp.clip(power, 2.0**-14, 2.0**16) * (1.5 * 2.0**13)
     x = (x + shift) - shift
-    return xp.where(xp.abs(x) > 65504.0, x * math.inf, x)  # a cast that is deleted does not overflow
+    x = xp.where(x > 65504.0, math.inf, x)  # a cast that is deleted does not overflow
+    return xp.where(x < -65504.0, -math.inf, x)
 
 
 def _as_array(x: Any, like: Any) -> Any:

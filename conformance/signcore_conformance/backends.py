@@ -98,15 +98,22 @@ def compiled(backend: Backend, key: Any, function: Any) -> Any:
     return _COMPILED[backend.name, key]
 
 
+def _gradients(backend: Backend, workload: Workload) -> Any:
+    """The network's gradients, compiled as the backend does; where that takes long, in float32 alone."""
+    if backend.main_variant_only and not workload.shapes.endswith(" float32"):
+        return network.gradients
+    return compiled(backend, ("gradients", workload.shapes), network.gradients)
+
+
 def functional(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
     """The plain loop: ``params, state = step(params, grads, state)``."""
     params = tree_map(backend.to, workload.tree(workload.params))
     state = rule.init(params)
     step = compiled(backend, (rule, workload.shapes), rule.step)
-    gradient = compiled(backend, ("gradient", workload.shapes), network.gradient)
+    gradient = _gradients(backend, workload)
     for inputs in workload.inputs:
         if workload.is_network:
-            grads, _ = gradient(params, tree_map(backend.to, inputs))
+            grads = gradient(params, tree_map(backend.to, inputs))
         else:
             grads = tree_map(backend.to, workload.tree(inputs))
         extra = {"noise": rule.noise(params, state)} if backend.noise_as_input and rule.draws_noise else {}
@@ -129,10 +136,7 @@ def _readonly_loop(backend: Backend, rule: sc.Rule, workload: Workload) -> Itera
     state = rule.init(params)
     for inputs in workload.inputs:
         state = type(state)(*(None if v is None else tree_map(_readonly, v) for v in state))
-        if workload.is_network:
-            grads, _ = network.gradient(params, tree_map(_readonly, inputs))
-        else:
-            grads = workload.tree(inputs)
+        grads = network.gradients(params, tree_map(_readonly, inputs)) if workload.is_network else workload.tree(inputs)
         params, state = rule.step(tree_map(_readonly, params), tree_map(_readonly, grads), state)
         yield backend.read(params, state)
 
@@ -150,7 +154,7 @@ def _cupy_loop(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[
 
     def grad_fn(params: Any, step: int) -> Any:
         if workload.is_network:
-            return network.gradient(params, tree_map(backend.to, workload.inputs[step]))[0]
+            return network.gradients(params, tree_map(backend.to, workload.inputs[step]))
         return tree_map(backend.to, workload.tree(workload.inputs[step]))
 
     params = tree_map(backend.to, workload.tree(workload.params))
@@ -232,7 +236,9 @@ def _torch_adapter(backend: Backend, rule: sc.Rule, workload: Workload) -> Itera
     for inputs in workload.inputs:
         if workload.is_network:
             with torch.no_grad():
-                grads, _ = network.gradient({path: p.detach() for path, p in leaves}, tree_map(backend.to, inputs))
+                detached = tree_map(lambda p: p.detach(), tree)
+                found = network.gradients(detached, tree_map(backend.to, inputs))
+            grads = {leaf.path: leaf.value for leaf in flatten(found)}
         else:
             grads = {path: backend.to(g) for path, g in inputs.items()}
         for path, p in leaves:
@@ -288,12 +294,14 @@ def _scan(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]
 
     def body(carry: Any, inputs: Any) -> Any:
         params, state = carry
-        grads = network.gradient(params, inputs)[0] if workload.is_network else inputs
+        grads = network.gradients(params, inputs) if workload.is_network else inputs
         params, state = rule.step(params, grads, state)
         return (params, state), (params, state)
 
-    stacked = {path: np.stack([x[path] for x in workload.inputs]) for path in workload.inputs[0]}
-    inputs = tree_map(backend.to, stacked if workload.is_network else workload.tree(stacked))
+    trees = [inputs if workload.is_network else workload.tree(inputs) for inputs in workload.inputs]
+    columns = zip(*([leaf.value for leaf in flatten(tree)] for tree in trees), strict=True)
+    stacked = [None if column[0] is None else np.stack(column) for column in columns]
+    inputs = tree_map(backend.to, unflatten(trees[0], stacked))
     params = tree_map(backend.to, workload.tree(workload.params))
     run = jax.jit(lambda params, inputs: jax.lax.scan(body, (params, rule.init(params)), inputs)[1])
     trajectory = run(params, inputs)
@@ -318,10 +326,10 @@ def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step
     params = tree_map(backend.to, workload.tree(workload.params))
     state = transform.init(params)
     step = compiled(backend, (rule, workload.shapes), update)
-    gradient = compiled(backend, ("gradient", workload.shapes), network.gradient)
+    gradient = _gradients(backend, workload)
     for inputs in workload.inputs:
         if workload.is_network:
-            grads, _ = gradient(params, tree_map(backend.to, inputs))
+            grads = gradient(params, tree_map(backend.to, inputs))
         else:
             grads = tree_map(backend.to, workload.tree(inputs))
         params, state = step(params, grads, state)

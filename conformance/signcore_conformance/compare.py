@@ -49,7 +49,9 @@ def trace(workload: Workload, rule: sc.Rule) -> Iterator[Trace]:
     model = golden.reference(rule)
     params, state = workload.params, model.init(workload.params)
     for inputs in workload.inputs:
-        grads = reference.network(params, inputs)[0] if workload.is_network else inputs
+        grads = inputs
+        if workload.is_network:
+            grads = reference.network(params, inputs)[0] | by_path(inputs["rest"])
         params, state = model.step(params, grads, state)
         yield Trace(params, state)
 

@@ -64,6 +64,12 @@ def gradient(params: dict[str, Any], batch: dict[str, Any]) -> tuple[dict[str, A
     return grads, loss
 
 
+def gradients(params: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Gradients of a tree that holds the network: its own, and those that came with the batch for the `rest`."""
+    own, _ = gradient({name: params[name] for name in SHAPES}, inputs)
+    return {**inputs["rest"], **own}
+
+
 @cache
 def digits() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """scikit-learn's handwritten digits, 1,797 images, split once: (1,536 for training, 261 for testing).

@@ -1,7 +1,7 @@
 """What is run: parameters and gradients, built once and given to every backend as NumPy arrays.
 
-All but `mixed` and `digits` use one tree of shapes, so that a compiler compiles each rule once: the digits
-network, leaves of 0, 1 and 37 elements, a 0-d leaf, None, and a large leaf.
+All but `mixed` use one tree of shapes, so that a compiler compiles each rule once: the digits network, leaves
+of 0, 1 and 37 elements, a 0-d leaf, None, and a large leaf.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Workload(NamedTuple):
 
     name: str
     params: Arrays
-    inputs: list[Arrays]
+    inputs: list[dict[str, Any]]
     near: float | None = None  # share of element-steps whose sign an ulp of the gradient decides
 
     @property
@@ -43,7 +43,7 @@ class Workload(NamedTuple):
     @property
     def shapes(self) -> str:
         """Which tree of shapes and dtypes this is: each is compiled once."""
-        kind = self.name if self.name in ("digits", "mixed") else "standard"
+        kind = "mixed" if self.name == "mixed" else f"{len(self.params)} leaves"
         return f"{kind} {next(iter(self.params.values())).dtype.name}"
 
     def tree(self, values: Arrays) -> Any:
@@ -176,10 +176,22 @@ def recorded(dtype: str, large: int) -> Workload:
     return Workload("recorded", params, inputs)
 
 
-def digits(dtype: str, steps: int = STEPS["digits"]) -> Workload:
-    """The digits network trained end to end: the backend computes the gradients itself."""
+def digits(dtype: str, steps: int = STEPS["digits"], large: int | None = None) -> Workload:
+    """The digits network trained end to end: the backend computes the gradients itself.
+
+    With `large`, the other leaves of the common tree stand beside it, so that nothing is compiled again; their
+    gradients are the `rest` of the inputs.
+    """
     params = {path: p.astype(numpy_dtype(dtype)) for path, p in network.initial().items()}
-    return Workload("digits", params, network.batches(steps, dtype))
+    inputs: list[dict[str, Any]] = [{**batch, "rest": {}} for batch in network.batches(steps, dtype)]
+    if large is not None:
+        shapes = _EDGES | {"big": (large,)}
+        params |= _normal(5, shapes, 1.0, dtype)
+        for k, batch in enumerate(inputs):
+            grads = _normal(200 + k, shapes, 0.1, dtype)
+            edge = [grads[path] for path in sorted(_EDGES)]
+            batch["rest"] = {"big": grads["big"], "edge": [*edge, None]}
+    return Workload("digits", params, inputs)
 
 
 def mixed(dtypes: tuple[str, ...]) -> Workload:
@@ -187,7 +199,7 @@ def mixed(dtypes: tuple[str, ...]) -> Workload:
     params: Arrays = {}
     inputs: list[Arrays] = [{} for _ in range(STEPS["mixed"])]
     for i, dtype in enumerate(sorted(dtypes)):
-        shapes = {f"{dtype}/a": (37,), f"{dtype}/b": (8, 5)}
+        shapes = {dtype: (8, 37)}
         params |= _normal(90 + i, shapes, 1.0, dtype)
         for k, grads in enumerate(inputs):
             grads |= _normal(100 + 10 * i + k, shapes, 0.1, dtype)
@@ -200,5 +212,5 @@ def make(name: str, rule: sc.Rule, dtype: str, large: int) -> Workload:
     if name == "near-ties":
         return near_ties(dtype, large, golden.reference(rule))
     if name == "digits":
-        return digits(dtype)
+        return digits(dtype, large=large)
     return {"random": random, "hostile": hostile, "recorded": recorded}[name](dtype, large)

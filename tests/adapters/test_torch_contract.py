@@ -1082,6 +1082,10 @@ def compiled_variants():
     yield cheap, noisy_options(cheap), "float32"
 
 
+# inductor expands what is used twice until it has this many operations: the default of 30 makes long chains slow.
+QUICKLY = {"realize_opcount_threshold": 8}
+
+
 class TestT10Compile:
     @pytest.mark.parametrize(
         ("name", "options", "dtype"), list(compiled_variants()), ids=lambda x: x if isinstance(x, str) else None
@@ -1097,7 +1101,7 @@ class TestT10Compile:
         halves = [reference[:1], reference[1:]]
         per_group = [rule.init(halves[0]), rule.init({"1": halves[1][0]})]
         optimizer = signcore_torch.from_rule([{"params": params[:1]}, {"params": params[1:]}], rule)
-        step = torch.compile(optimizer.step, fullgraph=True)
+        step = torch.compile(optimizer.step, fullgraph=True, options=QUICKLY)
         graphs = []
         for k, lr in enumerate([0.1, 0.05, 0.025, 0.0125]):
             grads = arrays(k + 1, dtype, shapes)
@@ -1131,7 +1135,7 @@ class TestT10Compile:
         name = min(RULES, key=lambda name: len(classes()[name].State._fields))
         params = parameters(shapes=[(4,)])
         optimizer = class_of(name)(params, **options_of(name) | {"lr": torch.tensor(0.1)})
-        step = torch.compile(optimizer.step, fullgraph=True)  # before a scheduler puts its own function there
+        step = torch.compile(optimizer.step, fullgraph=True, options=QUICKLY)  # before a scheduler puts its own function there
         scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
         for k in range(3):
             give(params, arrays(k + 1, shapes=[(4,)]))
