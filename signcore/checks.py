@@ -91,6 +91,15 @@ def distinct(argument: str, names: list[str], count: int) -> None:
         seen.add(name)
 
 
+def scalars(given: dict[str, Any] | None, nonfinite: str) -> None:
+    """A step that may be skipped must know whether it is."""
+    if nonfinite == "skip" and "finite" not in (given or {}):
+        raise ValueError(
+            f"`scalars` is {given!r}, and nonfinite='skip' needs to know whether all gradients are finite; pass "
+            f"rule.finish(partials) with the merged partials of rule.measure(params, grads, state)"
+        )
+
+
 def place(argument: str, path: str) -> str:
     """The argument in backticks with the leaf's path, or the argument alone for a bare array."""
     return f"`{argument}` at {path!r}" if path else f"`{argument}`"

@@ -253,6 +253,7 @@ class Rule:
         noise: Any = None,
     ) -> tuple[Any, Any]:
         """What a node sends, and its state after computing it (the step counter grows in `apply`)."""
+        checks.scalars(scalars, self.nonfinite)
         work = Work(self, params, grads, state, scalars, hyper, noise)
 
         def kernel(p: Any, g: Any, s: Any, h: Hyper, words: Any) -> tuple[tuple[Any, ...], Any]:
@@ -274,6 +275,7 @@ class Rule:
         decay_mask: Any = None,
     ) -> tuple[Any, Any]:
         """What every node does with the aggregate: (delta, state), the step counter one further."""
+        checks.scalars(scalars, self.nonfinite)
         work = Work(self, params, grads, state, scalars, hyper, None, decay_mask)
         if not isinstance(aggregate, self.Message):
             raise TypeError(

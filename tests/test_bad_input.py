@@ -446,6 +446,16 @@ def test_an_aggregate_that_is_no_message(rule, aggregate):
     refuses(TypeError, lambda: rule.apply(P, G, aggregate, rule.init(P)), parts)
 
 
+@pytest.mark.parametrize("scalars", [None, {}, {"other": 1}])
+def test_boxes_of_a_rule_that_skips_are_told_whether_to_skip(rule, scalars):
+    rule = rule.replace(nonfinite="skip")
+    state = rule.init(P)
+    message, _ = rule.message(P, G, state, {"finite": np.asarray(True)})
+    parts = f"`scalars` is {scalars!r}, and nonfinite='skip' needs", "rule.measure(params, grads, state)"
+    refuses(ValueError, lambda: rule.message(P, G, state, scalars), *parts)
+    refuses(ValueError, lambda: rule.apply(P, G, message, state, scalars), *parts)
+
+
 def test_an_aggregate_of_another_tree_or_shape():
     rule = sc.SignSGD()
     state = rule.init({"a": P})
