@@ -100,7 +100,7 @@ def times(tables: list[Table], sets: dict[str, list[Shape]]) -> str:
 
 
 def missing(tables: list[Table]) -> str:
-    lines = {f"- {table['rule']}: {what}" for table in tables for what in table["not_run"]}
+    lines = {f"- {table['rule']}, {table['set']}: {what}" for table in tables for what in table["not_run"]}
     return "Not run:\n\n" + "\n".join(sorted(lines)) + "\n" if lines else ""
 
 

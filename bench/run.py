@@ -31,6 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frameworks", nargs="+", choices=list(NAMES), default=list(NAMES), metavar="NAME")
     parser.add_argument("--rules", nargs="+", choices=sc.rules(), default=sc.rules(), metavar="NAME")
     parser.add_argument("--seconds", type=float, help="time for each table (default: 4, quick: 0.1)")
+    parser.add_argument("--patience", type=float, default=300.0, help="limit for each first call, in s (default: 300)")
     parser.add_argument("--output", type=Path, help="Markdown file (default: docs/benchmarks.md for a full run)")
     parser.add_argument("--json", type=Path, help="write what the workers measured to this file as well")
     return parser.parse_args()
@@ -39,14 +40,13 @@ def arguments() -> argparse.Namespace:
 def worker(framework: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The messages of one worker, as they come; RuntimeError with the end of its stderr when it fails."""
     seconds = args.seconds or (0.1 if args.quick else 4.0)
-    command = [sys.executable, str(HERE / "worker.py"), framework, "--seconds", str(seconds), "--rules", *args.rules]
+    command = [sys.executable, str(HERE / "worker.py"), framework, "--rules", *args.rules]
+    command += ["--seconds", str(seconds), "--patience", str(args.patience), *["--quick"] * args.quick]
     roots = [str(ROOT), str(ROOT / "adapters"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(roots)}
     with (
         tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            command + ["--quick"] * args.quick, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        ) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:

@@ -7,9 +7,11 @@ to a few percent even where the times themselves wander by half.
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,16 +35,47 @@ def _timed(step: Callable[[Any], object], gradients: Any) -> float:
     return time.perf_counter() - start
 
 
+class OutOfPatience(BaseException):
+    """Not an Exception, so that no compiler takes it for a failure of its own that it can work around."""
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Raise OutOfPatience when the body takes longer (compilers work in Python, so a signal reaches them)."""
+
+    def stop(number: int, frame: object) -> None:
+        raise OutOfPatience
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def start(contestants: list[Contestant], gradients: Any, patience: float) -> list[Contestant]:
+    """Take everybody's first step and fill in `first`; returns those that finished it within `patience`."""
+    ready = []
+    for contestant in contestants:
+        try:
+            with _patience(patience):
+                contestant.first = _timed(contestant.step, gradients)
+        except OutOfPatience:
+            continue
+        ready.append(contestant)
+    return ready
+
+
 def race(
     contestants: list[Contestant], gradients: list[Any], seconds: float, rounds: int = 101, least: int = 7
 ) -> None:
-    """Fill in `first` and `times`: as many rounds as fit into `seconds`, at least `least`.
+    """Fill in `times`: as many rounds as fit into `seconds`, at least `least`.
 
     The gradients take turns, because an average of one and the same gradient comes to rest, and branches that
     always go the same way are cheap.
     """
-    for contestant in contestants:
-        contestant.first = _timed(contestant.step, gradients[0])
     for given in gradients:  # warm-up: allocators, frequency, lazily built state
         for contestant in contestants:
             contestant.step(given)

@@ -16,14 +16,20 @@ import sys
 from typing import Any
 
 from sets import QUICK, SETS, Shape, count
-from timing import race, ratio
+from timing import race, ratio, start
 
 
-def table(framework: Any, rule: str, shapes: list[Shape], seconds: float) -> dict[str, Any]:
+def table(framework: Any, rule: str, shapes: list[Shape], seconds: float, patience: float) -> dict[str, Any]:
     """All contestants for one rule on one set, raced; their times, and the ratios of ours to the peers."""
     gradients = [framework.arrays(shapes, seed) for seed in (1, 2, 3)]
-    found = list(framework.contestants(rule, lr=1e-3, shapes=shapes))
+    entered = list(framework.contestants(rule, lr=1e-3, shapes=shapes))
+    found = start(entered, gradients[0], patience)
     race(found, gradients, seconds)
+    late = [
+        f"{each.label}, {each.mode}: the first call was given up after {patience:g} s"
+        for each in entered
+        if each not in found
+    ]
     unit = 4 * count(shapes)
     return {
         "rounds": len(found[0].times),
@@ -44,7 +50,7 @@ def table(framework: Any, rule: str, shapes: list[Shape], seconds: float) -> dic
             for peer in found
             if ours.ours and not peer.ours and ours.mode == peer.mode
         ],
-        "not_run": framework.unavailable(rule),
+        "not_run": framework.unavailable(rule) + late,
     }
 
 
@@ -53,6 +59,7 @@ def main() -> None:
     parser.add_argument("framework", choices=["numpy", "torch", "jax"])
     parser.add_argument("--rules", nargs="+", required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--patience", type=float, required=True)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
 
@@ -67,7 +74,7 @@ def main() -> None:
     send({"versions": framework.versions()})
     for size, shapes in (QUICK if args.quick else SETS).items():
         for rule in args.rules:
-            found = table(framework, rule, shapes, args.seconds)
+            found = table(framework, rule, shapes, args.seconds, args.patience)
             send({"framework": args.framework, "rule": rule, "set": size, **found})
             gc.collect()
 

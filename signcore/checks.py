@@ -148,9 +148,16 @@ def same_home(argument: str, leaf: Leaf, other: str, like: Leaf) -> None:
             f"{where} is an array of {frameworks.library(mine)}, {there} of {frameworks.library(theirs)}; "
             f"convert one of them: nothing is converted silently"
         )
-    here, elsewhere = frameworks.device(leaf.value), frameworks.device(like.value)
-    if here != elsewhere:
-        raise ValueError(f"{where} is on device {here}, {there} on {elsewhere}; move one of them")
+    here, elsewhere = frameworks.placement(leaf.value), frameworks.placement(like.value)
+    if here == elsewhere:
+        return
+    if frameworks.library(mine) == "jax" and (leaf.path != like.path or None in (here, elsewhere)):
+        return  # leaves of one tree may be placed apart, and what is not committed to a device goes where it is used
+    raise ValueError(f"{where} is on device {_devices(here)}, {there} on {_devices(elsewhere)}; move one of them")
+
+
+def _devices(place: Any) -> str:
+    return ", ".join(sorted(map(str, place))) if isinstance(place, (set, frozenset)) else str(place)
 
 
 def same_shape(argument: str, leaf: Leaf, other: str, like: Leaf) -> None:

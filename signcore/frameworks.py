@@ -112,6 +112,15 @@ def device(array: Any) -> Any:
     return None if library(namespace(array)) == "jax" else getattr(array, "device", None)
 
 
+def placement(array: Any) -> Any:
+    """Where an array is; None for one of JAX that is traced or not committed to any device."""
+    if library(namespace(array)) != "jax":
+        return device(array)
+    if is_traced(array) or not getattr(array, "committed", False):
+        return None
+    return array.sharding.device_set
+
+
 def dtype(xp: Any, name: str) -> Any:
     """The dtype object called `name` in a library; ValueError when it has none."""
     if library(xp) == "numpy" and name == "bfloat16":

@@ -379,6 +379,19 @@ for name, rule in RULES.items():
             out_specs=(PartitionSpec("x"), specs), check_vma=False,
         ))
         wrong[name + " in shard_map"] = count(mapped(P, GS, rule.init(jnp.asarray(P))), expected)
+# what is bad input about devices: grads that are committed elsewhere; not leaves that are placed apart
+here, there = (jax.device_put(P, device) for device in jax.devices()[:2])
+rule = RULES["signum"]
+apart = {"a": here, "b": there}
+rule.step(apart, apart, rule.init(apart))
+rule.step(here, jnp.asarray(P), rule.init(here))
+wrong["devices"] = 0
+for params, grads, state in ((apart, {"a": here, "b": here}, rule.init(apart)), (here, here, rule.init(there))):
+    try:
+        rule.step(params, grads, state)
+        wrong["devices"] += 1
+    except ValueError as error:
+        wrong["devices"] += "is on device cpu:" not in str(error)
 print(json.dumps(wrong))
 """
 )

@@ -71,5 +71,5 @@ def write(kinds: Mapping[str, str], params: list[Any], columns: Columns, new: li
                 old.copy_(getattr(after, name))
         elif kind != "stream":  # a stream's key never changes
             for old, value in zip(columns[name], getattr(after, name), strict=True):
-                if old is not None:
+                if value is not old:  # nor does a field that the rule left alone, or that of a parameter left out
                     old.copy_(value)

@@ -59,12 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _in_changelog(rule: str) -> bool:
-    """Whether the newest section of the changelog has a line on golden files that names the rule."""
+    """Whether the unreleased section of the changelog names the rule under "Golden files"."""
     path = Path(__file__).resolve().parents[2] / "CHANGELOG.md"
     if not path.is_file():
         return False
-    newest = path.read_text().split("\n## ")[1]
-    return any("golden" in line.lower() and f"`{rule}`" in line for line in newest.splitlines())
+    unreleased = path.read_text().partition("\n## [Unreleased]")[2].partition("\n## [")[0]
+    return f"`{rule}`" in unreleased.partition("### Golden files")[2].partition("\n### ")[0]
 
 
 if __name__ == "__main__":

@@ -1074,33 +1074,39 @@ class TestNonfinite:
         assert int(optimizer.state[params[2]]["step"]) == STEPS + 1  # each group decides for itself
 
 
+CHEAP = min(RULES, key=lambda name: len(classes()[name].State._fields))  # it compiles in seconds
+
+
 def compiled_variants():
     """One per rule, and the paths of the adapter that only exist under a compiler."""
-    yield from ((name, {}, "float32") for name in RULES)
-    cheap = min(RULES, key=lambda name: len(classes()[name].State._fields))
-    yield cheap, {"nonfinite": "skip"}, "bfloat16"
-    yield cheap, noisy_options(cheap), "float32"
+    yield from ((name, {}, "float32", 1) for name in RULES)
+    yield CHEAP, {"nonfinite": "skip"}, "bfloat16", 2
+    yield CHEAP, noisy_options(CHEAP), "float32", 2
 
 
 # inductor expands what is used twice until it has this many operations: the default of 30 makes long chains slow.
 QUICKLY = {"realize_opcount_threshold": 8}
 
 
+@pytest.fixture
+def counters():
+    """What torch.compile counts, from zero."""
+    torch._dynamo.reset()
+    found = torch._dynamo.utils.counters
+    found.clear()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # inductor's own, about this machine
 class TestT10Compile:
-    @pytest.mark.parametrize(
-        ("name", "options", "dtype"), list(compiled_variants()), ids=lambda x: x if isinstance(x, str) else None
-    )
-    @pytest.mark.filterwarnings("ignore")  # inductor's own, about this machine
-    def test_same_bits_in_one_graph(self, name, options, dtype, same):
-        torch._dynamo.reset()
-        counters = torch._dynamo.utils.counters
-        counters.clear()
-        shapes = [(5,), (4,)]
+    @pytest.mark.parametrize(("name", "options", "dtype", "groups"), list(compiled_variants()))
+    def test_same_bits_in_one_graph(self, name, options, dtype, groups, same, counters):
+        shapes = [(5,), (4,)][:groups]
         rule = rule_of(name, **options)
-        params, reference = parameters(dtype, shapes), arrays(0, dtype, shapes)
-        halves = [reference[:1], reference[1:]]
-        per_group = [rule.init(halves[0]), rule.init({"1": halves[1][0]})]
-        optimizer = signcore_torch.from_rule([{"params": params[:1]}, {"params": params[1:]}], rule)
+        references = [{str(i): x} for i, x in enumerate(arrays(0, dtype, shapes))]  # a parameter per group
+        wanted = [rule.init(reference) for reference in references]
+        params = parameters(dtype, shapes)
+        optimizer = signcore_torch.from_rule([{"params": [p]} for p in params], rule)
         step = torch.compile(optimizer.step, fullgraph=True, options=QUICKLY)
         graphs = []
         for k, lr in enumerate([0.1, 0.05, 0.025, 0.0125]):
@@ -1110,32 +1116,19 @@ class TestT10Compile:
                 group["lr"] = lr
             step()
             graphs.append(counters["stats"]["unique_graphs"])
-            halves[0], per_group[0] = rule.step(halves[0], grads[:1], per_group[0], hyper={"lr": lr})
-            stepped, per_group[1] = rule.step({"1": halves[1][0]}, {"1": grads[1]}, per_group[1], hyper={"lr": lr})
-            halves[1] = [stepped["1"]]
-            same(params, [*halves[0], *halves[1]])
+            for i, g in enumerate(grads):
+                references[i], wanted[i] = rule.step(references[i], {str(i): g}, wanted[i], hyper={"lr": lr})
+                same(params[i], references[i][str(i)])
+                for field, value in optimizer.state[params[i]].items():
+                    expected = getattr(wanted[i], field)
+                    same(value, expected[str(i)] if isinstance(expected, dict) else expected)
         assert graphs[1:] == [2, 2, 2]  # the second step finds that lr is no constant
         assert not counters["graph_break"]
-        wanted = [
-            columns(per_group[0], 1),
-            columns(
-                per_group[1]._replace(
-                    **{f: list(v.values()) for f, v in per_group[1]._asdict().items() if isinstance(v, dict)}
-                ),
-                1,
-            ),
-        ]
-        same([states(optimizer, params[:1]), states(optimizer, params[1:])], wanted)
 
-    @pytest.mark.filterwarnings("ignore")
-    def test_a_tensor_learning_rate_needs_one_graph(self):
-        torch._dynamo.reset()
-        counters = torch._dynamo.utils.counters
-        counters.clear()
-        name = min(RULES, key=lambda name: len(classes()[name].State._fields))
+    def test_a_tensor_learning_rate_needs_one_graph(self, counters):
         params = parameters(shapes=[(4,)])
-        optimizer = class_of(name)(params, **options_of(name) | {"lr": torch.tensor(0.1)})
-        step = torch.compile(optimizer.step, fullgraph=True, options=QUICKLY)  # before a scheduler puts its own function there
+        optimizer = class_of(CHEAP)(params, **options_of(CHEAP) | {"lr": torch.tensor(0.1)})
+        step = torch.compile(optimizer.step, fullgraph=True)  # before a scheduler puts its own function there
         scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
         for k in range(3):
             give(params, arrays(k + 1, shapes=[(4,)]))
@@ -1143,3 +1136,17 @@ class TestT10Compile:
             scheduler.step()
         assert counters["stats"]["unique_graphs"] == 1
         assert float(optimizer.param_groups[0]["lr"]) == float(torch.tensor(0.1)) / 8
+
+    def test_inside_a_compiled_function(self, same, counters):
+        rule = rule_of(CHEAP)
+        reference, params = arrays(0, shapes=[(4,)]), parameters(shapes=[(4,)])
+        state = rule.init(reference)
+        optimizer = signcore_torch.from_rule(params, rule)
+        step = torch.compile(lambda: optimizer.step(), fullgraph=True)
+        for k in range(3):
+            grads = arrays(k + 1, shapes=[(4,)])
+            give(params, grads)
+            step()
+            reference, state = rule.step(reference, grads, state)
+            same(params, reference)
+        assert counters["stats"]["unique_graphs"] == 1
