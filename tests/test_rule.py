@@ -594,7 +594,14 @@ def random_rule(request):
     return VARIANTS[request.param].replace(sign_zero="random", seed=7)
 
 
-def test_given_noise_is_the_noise_that_is_drawn(random_rule, backend, same):
+DRAWING = [name for name in sc.rules() if draws(name)]
+# the words are the same whatever the rule: one rule for JAX, where each costs seconds of compilation
+NOISY = [(name, library) for name in DRAWING for library in ("numpy-readonly", "torch", "array-api-strict")]
+
+
+@pytest.mark.parametrize(("name", "library"), [*NOISY, (DRAWING[-1], "jax")])
+def test_given_noise_is_the_noise_that_is_drawn(name, library, libraries, same):
+    random_rule, backend = VARIANTS[name].replace(sign_zero="random", seed=7), libraries[library]
     params = backend.tree({"a": PARAMS, "b": np.zeros((2, 3), np.float32), "c": np.asarray(np.float32(0.0))})
     grads = backend.tree({"a": GRADS[0], "b": np.zeros((2, 3), np.float32), "c": np.asarray(np.float32(0.0))})
     state = random_rule.init(params)

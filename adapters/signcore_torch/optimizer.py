@@ -22,6 +22,12 @@ class SignOptimizer(Restorable):
     parameter of the group had a gradient, whatever it was for each of them. A parameter without a gradient
     is left alone and has no state; once it has one it joins with a fresh state and the group's counter. The
     parameters of a group live on one device.
+
+    Notes
+    -----
+    ``torch.compile(optimizer.step, fullgraph=True)`` gives the same bits. A number that changes compiles once
+    more, one in a tensor never; neither is checked while compiled. Formulas as long as an arcsine compile
+    several times faster with ``options={"realize_opcount_threshold": 8}``.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -72,6 +78,7 @@ class SignOptimizer(Restorable):
         if torch.compiler.is_compiling():
             self._step()
             return loss
+        self._joining = []
         try:
             self._step()
         except BaseException:

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ import signcore as sc
 from . import golden, network, words
 from .backends import BACKENDS, Backend
 from .compare import by_path, versions
+from .worker import WorkerDied, lines
 from .workloads import Workload, digits
 
 STEPS = 300  # 25 epochs of 12 batches
@@ -72,16 +72,11 @@ def train(rule: sc.Rule, backend: Backend, steps: int = STEPS) -> Run:
 
 def _worker(rules: list[str], backends: list[str], steps: int) -> Iterator[Run | str]:
     """Train in a process of its own, one per framework."""
-    command = [sys.executable, "-W", "ignore", "-m", __name__, json.dumps([rules, backends, steps])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    for line in process.stdout:
-        if line.startswith(MARK):
-            yield Run(*json.loads(line.removeprefix(MARK)))
-    errors = process.stderr.read()
-    if process.wait() != 0:
-        yield f"{', '.join(backends)}: {errors[-2000:]}"
+    try:
+        for values in lines(__name__, json.dumps([rules, backends, steps]), MARK):
+            yield Run(*values)
+    except WorkerDied as died:
+        yield f"{', '.join(backends)}: {died}"
 
 
 def _jobs(rules: list[str], backends: list[Backend], steps: int) -> list[tuple[list[str], list[str], int]]:

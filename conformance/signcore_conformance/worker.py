@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -24,22 +25,34 @@ class Job(dict[str, Any]):
     """What one worker does: ``backends``, ``dtypes``, ``plan`` and whether JAX has ``x64``."""
 
 
+class WorkerDied(RuntimeError):
+    """A worker process ended with an error, which is the message."""
+
+
+def lines(module: str, argument: str, mark: str, environment: dict[str, str] | None = None) -> Iterator[Any]:
+    """What a worker process prints after a mark, as JSON; raises WorkerDied when it fails."""
+    command = [sys.executable, "-W", "ignore", "-m", module, argument]
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(mark):
+                yield json.loads(line.removeprefix(mark))
+        if process.wait() != 0:
+            errors.seek(0)
+            raise WorkerDied(f"status {process.returncode}:\n{errors.read()[-3000:]}")
+
+
 def start(job: Job) -> Iterator[Cell | str]:
     """Run a job in a process of its own; yields its cells, and an error text if it dies."""
-    environment = dict(os.environ)
-    environment["JAX_ENABLE_X64"] = "1" if job["x64"] else "0"
-    command = [sys.executable, "-W", "ignore", "-m", "signcore_conformance.worker", json.dumps(job)]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    for line in process.stdout:
-        if line.startswith(MARK):
-            yield Cell(*json.loads(line.removeprefix(MARK)))
-    errors = process.stderr.read()
-    if process.wait() != 0:
-        yield f"worker for {', '.join(job['backends'])} ended with status {process.returncode}:\n{errors[-3000:]}"
+    environment = {**os.environ, "JAX_ENABLE_X64": "1" if job["x64"] else "0"}
+    try:
+        for values in lines("signcore_conformance.worker", json.dumps(job), MARK, environment):
+            yield Cell(*values)
+    except WorkerDied as died:
+        yield f"worker for {', '.join(job['backends'])} ended with {died}"
 
 
 def main(text: str) -> int:
