@@ -115,6 +115,8 @@ def array(argument: str, leaf: Leaf) -> None:
             f"{place(argument, path)} is a {type(value).__name__}, not an array of an Array API library; "
             f"wrap numbers in arrays and nest only dict, list, tuple, NamedTuple and None"
         ) from None
+    if getattr(value, "is_sparse", False):
+        raise TypeError(f"{place(argument, path)} is sparse, which signcore does not compute with; pass .to_dense()")
     if format_of(value) is None:
         raise TypeError(
             f"{place(argument, path)} has dtype {name_of(value.dtype)}; signcore computes with "

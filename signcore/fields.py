@@ -73,4 +73,7 @@ def resolve(value: Any, compute: str, step: Any) -> Any:
     if checks.is_number(value):
         return ops.rounded(float(value), compute)
     xp = frameworks.namespace(step)
-    return xp.reshape(xp.astype(xp.asarray(value), frameworks.dtype(xp, compute)), ())
+    wanted = frameworks.dtype(xp, compute)
+    if hasattr(value, "dtype") and frameworks.namespace(value) is xp:
+        return xp.reshape(xp.astype(xp.asarray(value), wanted), ())
+    return xp.reshape(frameworks.constant(xp, value, wanted, step), ())

@@ -266,6 +266,12 @@ def test_a_matrix_is_refused_because_its_product_is_another(rule):
     refuses(TypeError, lambda: rule.init(np.matrix(P)), "`params` is a matrix, not an array")
 
 
+def test_a_sparse_gradient(rule):
+    params, g = {"a": torch.tensor(P)}, {"a": torch.tensor(G).to_sparse()}
+    with pytest.raises(TypeError, match=r"`grads` at 'a' is sparse, .*; pass \.to_dense\(\)"):
+        rule.step(params, g, rule.init(params))
+
+
 def test_two_keys_of_one_name(rule):
     refuses(
         ValueError,
@@ -324,7 +330,11 @@ DEVICE = array_api_strict.Device("device1")
 
 def test_a_second_device_is_as_good_as_the_first(rule, same):
     p, g = (array_api_strict.asarray(x, device=DEVICE) for x in (P, G))
-    for each in (rule, rule.replace(lr=schedules.linear_warmup(0.1, 3), nonfinite="skip")):
+    for each in (
+        rule,
+        rule.replace(lr=schedules.linear_warmup(0.1, 3), nonfinite="skip"),
+        rule.replace(lr=np.asarray(0.01), weight_decay=torch.tensor(0.1)),
+    ):
         params, state = each.step(p, g, each.init(p))
         assert {leaf.device for leaf in (params, *(x for x in state if x is not None))} == {DEVICE}
         same(np.asarray(array_api_strict.asarray(params, device=CPU)), each.step(P, G, each.init(P))[0])

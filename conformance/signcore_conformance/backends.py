@@ -208,7 +208,9 @@ def _torch_compile(function: Any) -> Any:
     # A code object of its own: torch keeps at most eight compiled versions of one, over all rules and dtypes.
     code = own.__code__.replace(co_name=f"step_{len(_COMPILED)}")
     entry = types.FunctionType(code, own.__globals__, code.co_name, own.__defaults__, own.__closure__)
-    inner = torch.compile(entry, fullgraph=True, dynamic=False)
+    # inductor inlines every value that is used twice into each use, up to 30 operations: without the lower
+    # limit a long chain like the arcsine's takes minutes to compile. The option moves no rounding.
+    inner = torch.compile(entry, fullgraph=True, dynamic=False, options={"realize_opcount_threshold": 8})
     graphs: set[int] = set()
 
     def call(*args: Any, **kwargs: Any) -> Any:

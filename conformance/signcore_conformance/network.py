@@ -69,7 +69,8 @@ def gradient(params: dict[str, Any], batch: dict[str, Any]) -> tuple[dict[str, A
 def gradients(params: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     """Gradients of a tree that holds the network: its own, and those that came with the batch for the `rest`."""
     own, _ = gradient({name: params[name] for name in SHAPES}, inputs)
-    return {**inputs["rest"], **own}
+    every = {**inputs["rest"], **own}
+    return {name: every[name] for name in params}  # torch.compile tells dicts of another order apart
 
 
 @cache
