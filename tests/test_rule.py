@@ -869,6 +869,26 @@ def test_every_library_gives_the_words_of_numpy(cell, same):
     same((here[0], tuple(here[1])), (there[0], tuple(there[1])))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("kind", [np.array, lambda x: torch.tensor(x.astype(np.float32)).to(TORCH[x.dtype.name])])
+def test_a_processor_that_flushes_subnormals_gives_the_same_words(rule, kind, dtype, same):
+    # torch.set_flush_denormal sets a flag of this thread's processor, which NumPy's loops obey, too.
+    with np.errstate(all="ignore"):
+        params, grads = PARAMS.astype(dtype), HOSTILE.astype(dtype)
+        params[np.abs(params.astype(np.float32)) < 1e-6] = 0.0
+        expected = run(rule, params, grads)
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor cannot be told to flush subnormals")
+        try:
+            found = run(rule, kind(params), [kind(g) for g in grads])
+        finally:
+            torch.set_flush_denormal(False)
+    same((found[0], tuple(found[1])), (expected[0], tuple(expected[1])))
+
+
+TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
 @pytest.mark.parametrize("name", ["numpy-readonly", "torch", "jax"])
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_every_library_with_16_bits_gives_the_words_of_numpy(plain, name, dtype, same, libraries):
