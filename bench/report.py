@@ -21,17 +21,18 @@ METHOD = """\
 
 `make bench`: one process per framework, with the threads it takes by default. All contestants of a table (one
 rule on one set) are timed in turn, one step each, round after round; the ratio is formed inside a round, and the
-figure is the median of the rounds with the quartiles in brackets. The first call and two rounds of warm-up are
-not part of it; the first call, compilation included, is reported by itself. float32, defaults of each rule,
-`lr=1e-3`, normally distributed gradients.
+figure is the median of the rounds with the quartiles in brackets. The first call and a round of warm-up per
+gradient are not part of it; the first call, compilation included, is reported by itself. float32, defaults of
+each rule, `lr=1e-3`, three normally distributed gradients in turn.
 
 - **NumPy**: `rule.step` against the formula with NumPy operators (functional) and against the same with `out=`
-  and scratch arrays that are kept (in-place). Both round as they like, and neither handles NaN or subnormals.
-- **torch**: "core" is `rule.step` on lists of tensors, compiled with its results written back to its inputs;
-  "adapter" is the optimizer's `step()`. The peers: the step written by hand with `torch._foreach_*`, eager and
-  compiled, and the published optimizer class.
+  and scratch arrays that are kept (in-place). These two round as they like and know no subnormals.
+- **torch**: "core" is `rule.step` on lists of tensors, and compiled with its results written back to its inputs;
+  "adapter" is the optimizer's `step()`, eager and compiled. The peers: the step written by hand with
+  `torch._foreach_*`, eager and compiled, and the published optimizer class.
 - **JAX**: one jitted function that updates, applies the updates and donates parameters and state. "core" is
-  `rule.delta`, "adapter" the transformation of `signcore_optax`.
+  `rule.delta`, "adapter" the transformation of `signcore_optax`, and "region analysis" the same with
+  `jax.jit(..., compiler_options={"xla_cpu_copy_insertion_use_region_analysis": True})`, which a user may set.
 - **Passes**: bytes that a step reads and writes, over the bytes of the parameters. torch eager: the operands of
   each dispatched operation; JAX: as XLA counts them after fusion. A signum step cannot do with fewer than 5.
 """
