@@ -17,9 +17,8 @@ from . import report
 from .backends import ALL, BACKENDS
 from .cells import Cell, Plan
 from .suite import Results, cells_expected, choose, execute
-from .workloads import LARGE, NAMES, SMALL
+from .workloads import LARGE, NAMES, QUICK_NAMES, SMALL
 
-QUICK_DTYPES = ("bfloat16", "float32")
 DEVICES = ("cupy", "torch-cuda", "torch-cuda-compile", "jax-cuda", "jax-cuda-jit")
 
 
@@ -37,8 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rules", type=_names, default=sc.rules(), help="comma-separated; default: all")
     parser.add_argument("--backends", type=_names, help="comma-separated; default: all that can run")
     parser.add_argument("--dtypes", type=_names, help=f"comma-separated; default: {','.join(ALL)}")
-    parser.add_argument("--workloads", type=_names, default=list(NAMES), help=f"default: {','.join(NAMES)}")
-    parser.add_argument("--quick", action="store_true", help="under a minute: small leaves, two dtypes")
+    parser.add_argument(
+        "--workloads", type=_names, help=f"default: {','.join(NAMES)}, of which --quick leaves out digits"
+    )
+    parser.add_argument("--quick", action="store_true", help="under a minute: small leaves, fewer dtypes and options")
     parser.add_argument("--full", action="store_true", help="compile every variant in every dtype too")
     parser.add_argument("--guarantees", metavar="FILE", help="put the generated table into this Markdown file")
     return parser
@@ -50,13 +51,14 @@ def plan_of(options: argparse.Namespace) -> Plan:
         ("--rules", options.rules, sc.rules()),
         ("--backends", options.backends or [], [backend.name for backend in BACKENDS]),
         ("--dtypes", options.dtypes or [], ALL),
-        ("--workloads", options.workloads, NAMES),
+        ("--workloads", options.workloads or [], NAMES),
     ):
         for value in values:
             checks.known(argument, value, known)
-    dtypes = tuple(options.dtypes or (QUICK_DTYPES if options.quick else ALL))
+    workloads = options.workloads or (QUICK_NAMES if options.quick else NAMES)
     large = SMALL if options.quick else LARGE
-    return Plan(tuple(options.rules), dtypes, large, options.quick, options.full, tuple(options.workloads))
+    rules, dtypes = tuple(options.rules), tuple(options.dtypes or ())
+    return Plan(rules, dtypes, large, options.quick, options.full, tuple(workloads))
 
 
 def suite(plan: Plan, names: list[str] | None, console: Console) -> Results:

@@ -56,6 +56,8 @@ class Backend:
         Whether random words are drawn outside of the compiled step.
     main_variant_only : bool
         Whether only the first variant of a rule is run by default, because compiling takes seconds.
+    quick_dtypes : tuple of str
+        Run with ``--quick``: one where each dtype costs compilations.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Backend:
     traced: bool = False
     noise_as_input: bool = False
     main_variant_only: bool = False
+    quick_dtypes: tuple[str, ...] = ("bfloat16", "float32")
 
     def missing(self) -> str | None:
         """Why this backend cannot run here, None when it can."""
@@ -290,27 +293,32 @@ def _jit(function: Any) -> Any:
     return jax.jit(function)
 
 
+SCANNED = 4  # steps in one compiled scan: it divides the lengths of the workloads, so each rule is compiled once
+
+
 def _scan(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
-    """All steps in one jitted `lax.scan`."""
+    """Steps inside of jitted `lax.scan`s, a few at a time."""
     import jax
 
     def body(carry: Any, inputs: Any) -> Any:
         params, state = carry
         grads = network.gradients(params, inputs) if workload.is_network else inputs
-        params, state = rule.step(params, grads, state)
-        return (params, state), (params, state)
+        carry = rule.step(params, grads, state)
+        return carry, carry
 
-    trees = [inputs if workload.is_network else workload.tree(inputs) for inputs in workload.inputs]
-    columns = zip(*([leaf.value for leaf in flatten(tree)] for tree in trees), strict=True)
-    stacked = [None if column[0] is None else np.stack(column) for column in columns]
-    inputs = tree_map(backend.to, unflatten(trees[0], stacked))
     params = tree_map(backend.to, workload.tree(workload.params))
-    run = jax.jit(lambda params, inputs: jax.lax.scan(body, (params, rule.init(params)), inputs)[1])
-    trajectory = run(params, inputs)
-    params, state = backend.read(*trajectory)
-    for k in range(len(workload.inputs)):
-        fields = {n: None if v is None else tree_map(lambda a, k=k: a[k], v) for n, v in state._asdict().items()}
-        yield tree_map(lambda a, k=k: a[k], params), type(state)(**fields)
+    carry = params, rule.init(params)
+    run = compiled(backend, (rule, workload.shapes, workload.is_network), lambda *args: jax.lax.scan(body, *args))
+    for start in range(0, len(workload.inputs), SCANNED):
+        some = workload.inputs[start : start + SCANNED]
+        trees = [inputs if workload.is_network else workload.tree(inputs) for inputs in some]
+        columns = zip(*([leaf.value for leaf in flatten(tree)] for tree in trees), strict=True)
+        stacked = [None if column[0] is None else np.stack(column) for column in columns]
+        carry, trajectory = run(carry, tree_map(backend.to, unflatten(trees[0], stacked)))
+        params, state = backend.read(*trajectory)
+        for k in range(len(some)):
+            fields = {n: None if v is None else tree_map(lambda a, k=k: a[k], v) for n, v in state._asdict().items()}
+            yield tree_map(lambda a, k=k: a[k], params), type(state)(**fields)
 
 
 def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
@@ -373,12 +381,14 @@ _NO_BFLOAT16 = ("float16", "float32", "float64")
 _TORCH: dict[str, Any] = {"needs": ("torch",), "back": _torch_back}
 _CUDA: dict[str, Any] = _TORCH | {"to": _torch_to("cuda"), "device": _no_cuda_in_torch}
 _JAX: dict[str, Any] = {"needs": ("jax",), "to": _jax_to("cpu"), "back": _jax_back}
+_ONE: dict[str, Any] = {"quick_dtypes": ("float32",)}
 _JAX_CUDA: dict[str, Any] = _JAX | {"to": _jax_to("gpu"), "device": _no_gpu_in_jax}
 _COMPILE: dict[str, Any] = {
     "wrap": _torch_compile,
     "traced": True,
     "noise_as_input": True,
     "main_variant_only": True,
+    "quick_dtypes": ("float32",),
 }
 
 BACKENDS = (
@@ -389,10 +399,12 @@ BACKENDS = (
     Backend("torch", "torch", to=_torch_to("cpu"), **_TORCH),
     Backend("torch-adapter", "torch", to=_torch_to("cpu"), drive=_torch_adapter, **_TORCH),
     Backend("torch-compile", "torch-compile", to=_torch_to("cpu"), **_TORCH, **_COMPILE),
-    Backend("jax", "jax", **_JAX),
+    Backend("jax", "jax", **_JAX, **_ONE),
     Backend("jax-jit", "jax", wrap=_jit, traced=True, **_JAX),
-    Backend("jax-scan", "jax", drive=_scan, traced=True, **_JAX),
-    Backend("optax-adapter", "jax", wrap=_jit, drive=_optax, traced=True, **(_JAX | {"needs": ("jax", "optax")})),
+    Backend("jax-scan", "jax", wrap=_jit, drive=_scan, traced=True, **_JAX, **_ONE),
+    Backend(
+        "optax-adapter", "jax", wrap=_jit, drive=_optax, traced=True, **(_JAX | _ONE | {"needs": ("jax", "optax")})
+    ),
     Backend("cupy", "cupy", ("cupy",), _NO_BFLOAT16, _cupy_to, _cupy_back, device=_no_cuda_in_cupy),
     Backend("torch-cuda", "torch-cuda", **_CUDA),
     Backend("torch-cuda-compile", "torch-cuda", **_CUDA, **_COMPILE),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 import signcore as sc
 
 from . import golden, words
-from .backends import Backend, functional
+from .backends import ALL, Backend, functional
 from .compare import compare, expected, find
 from .workloads import NAMES
 
@@ -19,7 +20,7 @@ MINIMUM = 10_000
 
 
 class Plan(NamedTuple):
-    """What a run covers."""
+    """What a run covers; no `dtypes` means those that every backend runs by default."""
 
     rules: tuple[str, ...]
     dtypes: tuple[str, ...]
@@ -27,6 +28,25 @@ class Plan(NamedTuple):
     quick: bool = False
     full: bool = False
     workloads: tuple[str, ...] = NAMES
+
+    def dtypes_of(self, backend: Backend) -> tuple[str, ...]:
+        """In which dtypes a backend is run."""
+        chosen = self.dtypes or (backend.quick_dtypes if self.quick else ALL)
+        return tuple(dtype for dtype in chosen if dtype in backend.dtypes)
+
+
+class Task(NamedTuple):
+    """What one cell runs: a rule with its options in a dtype under a workload."""
+
+    rule: sc.Rule
+    dtype: str
+    workload: str
+    variant: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rule as every backend runs it, and not one of its options."""
+        return self.variant == 0 and self.rule.nonfinite == "propagate"
 
 
 class Cell(NamedTuple):
@@ -41,94 +61,122 @@ class Cell(NamedTuple):
     near: float | None = None
 
 
-def run(backend: Backend, plan: Plan, dtypes: tuple[str, ...]) -> Iterator[Cell]:
-    """All cells of one backend in the given dtypes."""
+def tasks(name: str, dtype: str, plan: Plan) -> Iterator[Task]:
+    """Everything that is run of a rule in a dtype, the mixed tree aside."""
+    main, *others = golden.variants(name)
+    for workload in plan.workloads:
+        yield Task(main, dtype, workload)
+    if "random" in plan.workloads:
+        for i, rule in enumerate(others, start=1):
+            yield Task(rule, dtype, "random", i)
+    if "hostile" in plan.workloads:
+        yield Task(main.replace(nonfinite="skip"), dtype, "hostile")
+        yield Task(main.replace(nonfinite="raise"), dtype, "hostile")
+
+
+def wanted(task: Task, backend: Backend, plan: Plan) -> bool:
+    """Whether a backend runs a task.
+
+    Options cost a compilation each, so quick runs leave them out where steps are compiled, and where compiling
+    takes seconds they are run with ``--full``.
+    """
+    if task.dtype not in plan.dtypes_of(backend) or task.rule.state_dtype not in (None, *backend.dtypes):
+        return False
+    if task.is_main or plan.full:
+        return True
+    if plan.quick:
+        return task.variant == 0 and len(backend.quick_dtypes) > 1 and not backend.traced
+    return not backend.main_variant_only or (task.variant == 0 and task.dtype == "float32")
+
+
+def run(backends: Iterable[Backend], plan: Plan, dtypes: tuple[str, ...]) -> Iterator[Cell]:
+    """All cells of some backends in the given dtypes; side by side, so that they share a reference."""
+    backends = list(backends)
     for name in plan.rules:
-        every = golden.variants(name)
-        if plan.quick or (backend.main_variant_only and not plan.full):
-            every = every[:1]
         for dtype in dtypes:
-            for workload in plan.workloads:
-                yield _cell(backend, every[0], dtype, workload, plan)
-            if "random" in plan.workloads:
-                for i, rule in enumerate(every[1:], start=1):
-                    if rule.state_dtype in (None, *backend.dtypes):
-                        yield _cell(backend, rule, dtype, "random", plan, variant=i)
-            if "hostile" in plan.workloads:
-                yield from _policies(backend, every[0], dtype, plan)
-        yield _mixed(backend, every[0], dtypes, plan)
+            for task in tasks(name, dtype, plan):
+                for backend in backends:
+                    if wanted(task, backend, plan):
+                        yield _run(backend, task, plan)
+        for backend in backends:
+            mixed = mixed_dtypes(backend, plan, dtypes)
+            if mixed:
+                yield _run(backend, Task(golden.variants(name)[0], "mixed", "mixed"), plan, mixed)
 
 
-def _command(cell: Cell) -> str:
+def mixed_dtypes(backend: Backend, plan: Plan, dtypes: tuple[str, ...]) -> tuple[str, ...]:
+    """Dtypes of the mixed tree, none when a backend is run in one dtype alone; JAX has float64 only when it is on."""
+    if len(plan.dtypes_of(backend)) < 2:
+        return ()
+    narrow = backend.group.startswith("jax") and "float64" not in dtypes
+    return tuple(dtype for dtype in backend.dtypes if not (narrow and dtype == "float64"))
+
+
+def _run(backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...] = ()) -> Cell:
+    """One cell; whatever is raised is a mismatch of this cell and stops no other."""
+    cell = Cell(task.rule.name, backend.name, task.dtype, task.workload, 0)
+    try:
+        if task.rule.nonfinite == "raise":
+            return _refusal(cell, backend, task, plan)
+        return _compare(cell, backend, task, plan, dtypes)
+    except Exception:
+        problem = {"step": None, "path": "", "problem": "raised\n" + traceback.format_exc(limit=-4)}
+        return _result(cell, task, problem)
+
+
+def _command(cell: Cell, task: Task) -> str:
+    dtypes = "" if cell.dtype == "mixed" else f" --dtypes {cell.dtype}"
+    workload = "random" if cell.workload == "mixed" else cell.workload
     return (
-        f"python -m signcore_conformance --rules {cell.rule} --backends {cell.backend} --dtypes {cell.dtype}"
-        f" --workloads {cell.workload}"
+        f"python -m signcore_conformance --rules {cell.rule} --backends {cell.backend}{dtypes}"
+        f" --workloads {workload}{'' if task.is_main else ' --full'}"
     )
 
 
-def _result(cell: Cell, rule: sc.Rule, mismatch: dict[str, Any] | None, counted: int) -> Cell:
+def _result(cell: Cell, task: Task, mismatch: dict[str, Any] | None) -> Cell:
     if mismatch is None:
-        return cell._replace(words=counted)
-    head = {"rule": repr(rule), "backend": cell.backend, "dtype": cell.dtype, "workload": cell.workload}
-    return cell._replace(words=counted, mismatch={**head, **mismatch, "command": _command(cell)})
+        return cell
+    head = {"rule": repr(task.rule), "backend": cell.backend, "dtype": cell.dtype, "workload": cell.workload}
+    return cell._replace(mismatch={**head, **mismatch, "command": _command(cell, task)})
 
 
-def _cell(backend: Backend, rule: sc.Rule, dtype: str, workload: str, plan: Plan, variant: int = 0) -> Cell:
-    cell = Cell(rule.name, backend.name, dtype, workload, 0)
-    made = find(workload, rule, dtype, plan.large, backend.dtypes)
-    outcome = compare(backend.run(rule, made), expected(workload, rule, dtype, plan.large, backend.dtypes))
+def _compare(cell: Cell, backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...]) -> Cell:
+    """The trajectory against the reference, and the digest of random gradients against the golden file."""
+    made = find(task.workload, task.rule, task.dtype, plan.large, dtypes)
+    truth = expected(task.workload, task.rule, task.dtype, plan.large, dtypes)
+    outcome = compare(backend.run(task.rule, made), truth)
     mismatch = outcome.mismatch
-    if mismatch is None and workload == "random":
-        known = golden.load(rule.name)["words"].get(f"{variant}/{dtype}", {}).get("sha256")
+    if mismatch is None and task.workload == "random":
+        known = golden.load(cell.rule)["words"].get(f"{task.variant}/{task.dtype}", {}).get("sha256")
         if known != outcome.digest:
-            problem = f"SHA-256 {outcome.digest} is not the golden file's {known} for variant {variant}"
+            problem = f"SHA-256 {outcome.digest} is not the golden file's {known} for variant {task.variant}"
             mismatch = {"step": len(made.inputs) - 1, "path": "", "problem": problem}
-    return _result(cell._replace(near=made.near), rule, mismatch, sum(outcome.words.values()))
+    return _result(cell._replace(near=made.near, words=sum(outcome.words.values())), task, mismatch)
 
 
-def _policies(backend: Backend, rule: sc.Rule, dtype: str, plan: Plan) -> Iterator[Cell]:
-    """The hostile workload again: its inf and NaN skipped, and refused."""
-    if not backend.main_variant_only or plan.full or (dtype == "float32" and not plan.quick):
-        yield _cell(backend, rule.replace(nonfinite="skip"), dtype, "hostile", plan)
-    yield _refusal(backend, rule.replace(nonfinite="raise"), dtype, plan)
-
-
-def _refusal(backend: Backend, rule: sc.Rule, dtype: str, plan: Plan) -> Cell:
+def _refusal(cell: Cell, backend: Backend, task: Task, plan: Plan) -> Cell:
     """With "raise", an eager step must stop at the first inf, a traced one when it is traced."""
-    cell = Cell(rule.name, backend.name, dtype, "hostile", 0)
-    made = find("hostile", rule, dtype, plan.large, backend.dtypes)
-    truth = expected("hostile", rule.replace(nonfinite="propagate"), dtype, plan.large, backend.dtypes)
+    made = find("hostile", task.rule, task.dtype, plan.large)
+    truth = expected("hostile", task.rule.replace(nonfinite="propagate"), task.dtype, plan.large)
     at = 0 if backend.traced else next(k for k, g in enumerate(made.inputs) if not np.isfinite(g["w1"]).all())
     first, last = made.inputs[0], made.inputs[at]
     short = made._replace(inputs=[*made.inputs[:at], last] if at else [first])
-    done, message = 0, "no error was raised"
+    message = "no error was raised"
     try:
-        outcome = compare(backend.run(rule, short), truth[: len(short.inputs)])
-        done = sum(outcome.words.values())
+        compare(backend.run(task.rule, short), truth[: len(short.inputs)])
     except Exception as error:
         message = str(error)
-        wanted = "skip" if backend.traced else "holds inf or NaN"
-        if wanted in message and "nonfinite" in message:
+        said = "skip" if backend.traced else "holds inf or NaN"
+        if said in message and "nonfinite" in message:
             return cell
-    return _result(cell, rule, {"step": at, "path": "", "problem": f"nonfinite='raise': {message}"}, done)
-
-
-def _mixed(backend: Backend, rule: sc.Rule, dtypes: tuple[str, ...], plan: Plan) -> Cell:
-    """A tree with a leaf of every dtype; its words count for the workload, not for one dtype."""
-    cell = Cell(rule.name, backend.name, "mixed", "mixed", 0)
-    made = find("mixed", rule, "mixed", plan.large, backend.dtypes)
-    usable = backend.dtypes if "float64" in dtypes or not backend.group.startswith("jax") else dtypes
-    if usable != backend.dtypes:
-        made = find("mixed", rule, "mixed", plan.large, usable)
-    outcome = compare(backend.run(rule, made), expected("mixed", rule, "mixed", plan.large, usable))
-    return _result(cell, rule, outcome.mismatch, sum(outcome.words.values()))
+    return _result(cell, task, {"step": at, "path": "", "problem": f"nonfinite='raise': {message}"})
 
 
 def golden_words(rule: sc.Rule, dtype: str, large: int) -> dict[str, Any]:
     """What a golden file holds of a variant in a dtype, from the NumPy backend, checked against the reference."""
     numpy = Backend("numpy", "numpy", drive=functional)
-    made = find("random", rule, dtype, large, numpy.dtypes)
-    outcome = compare(numpy.run(rule, made), expected("random", rule, dtype, large, numpy.dtypes))
+    made = find("random", rule, dtype, large)
+    outcome = compare(numpy.run(rule, made), expected("random", rule, dtype, large))
     if outcome.mismatch is not None:
         raise AssertionError(f"NumPy and the reference disagree: {outcome.mismatch}")
     *_, (params, state) = numpy.run(rule, made)

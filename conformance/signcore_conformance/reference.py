@@ -365,7 +365,7 @@ class Reference:
             wide["g"] = -wide["g"]
         wide |= {f: old[f].astype(wide["p"].dtype) for f, kind in self.fields.items() if kind == "element"}
         flags = {f: int(old[f]) for f, kind in self.fields.items() if kind == "leaf"}
-        if p.size > 64:
+        if p.size > 16:
             with np.errstate(all="ignore"):
                 return self._run(wide | flags, dtype, noise)
         columns: dict[str, list[float]] = {}

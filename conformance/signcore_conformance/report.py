@@ -18,11 +18,13 @@ def entry(results: Results, rule: str, backend: Any, dtype: str) -> str:
     """One entry of the matrix: millions of words compared, or what else there is to say."""
     if dtype != "mixed" and dtype not in backend.dtypes:
         return "no dtype"
-    if dtype != "mixed" and dtype not in results.plan.dtypes:
+    if dtype not in (*results.plan.dtypes_of(backend), "mixed"):
         return ""
     cells = [c for c in results.cells if (c.rule, c.backend, c.dtype) == (rule, backend.name, dtype)]
     if any(cell.mismatch for cell in cells):
         return "MISMATCH"
+    if dtype == "mixed" and not cells and len(results.plan.dtypes_of(backend)) < 2:
+        return ""
     words = sum(cell.words for cell in cells)
     return f"{words / 1e6:.3g} M" if words else "EMPTY"
 

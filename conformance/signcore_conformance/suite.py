@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import golden
 from .backends import ALL, BACKENDS, Backend
-from .cells import MINIMUM, Cell, Plan
+from .cells import MINIMUM, Cell, Plan, mixed_dtypes, tasks, wanted
 from .compare import versions
 from .worker import Job, start
 from .workloads import NAMES
@@ -36,11 +35,12 @@ class Results:
         missing = []
         for rule in self.plan.rules:
             for backend in self.backends:
-                for dtype in (d for d in self.plan.dtypes if d in backend.dtypes):
-                    for workload in self.plan.workloads:
-                        found = words.get((rule, backend.name, dtype, workload), 0)
-                        if found < MINIMUM:
-                            missing.append(f"{rule} x {backend.name} x {dtype} x {workload}: {found} words")
+                dtypes = self.plan.dtypes_of(backend)
+                must = [(dtype, workload) for dtype in dtypes for workload in self.plan.workloads]
+                for dtype, workload in must + [("mixed", "mixed")] * (len(dtypes) > 1):
+                    found = words.get((rule, backend.name, dtype, workload), 0)
+                    if found < MINIMUM:
+                        missing.append(f"{rule} x {backend.name} x {dtype} x {workload}: {found} words")
         return missing
 
     def far_from_ties(self) -> list[str]:
@@ -86,13 +86,12 @@ def jobs(backends: Iterable[Backend], plan: Plan) -> list[Job]:
     """One job per group; JAX's float64 is a job of its own, with x64 on."""
     found: dict[tuple[str, bool], Job] = {}
     for backend in backends:
-        wide = tuple(d for d in plan.dtypes if d == "float64")
-        narrow = tuple(d for d in plan.dtypes if d != "float64")
-        is_jax = backend.group.startswith("jax")
-        for x64, dtypes in ((False, narrow), (True, wide)) if is_jax else ((False, plan.dtypes),):
-            if dtypes:
-                job = Job(backends=[], dtypes=dtypes, plan=plan, x64=x64)
-                found.setdefault((backend.group, x64), job)["backends"].append(backend.name)
+        for dtype in plan.dtypes_of(backend):
+            x64 = dtype == "float64" and backend.group.startswith("jax")
+            job = found.setdefault((backend.group, x64), Job(backends=[], dtypes=[], plan=plan, x64=x64))
+            for key, name in (("backends", backend.name), ("dtypes", dtype)):
+                if name not in job[key]:
+                    job[key].append(name)
     slow_first = ("torch-compile", "jax", "torch")
     return sorted(found.values(), key=lambda job: not any(n.startswith(slow_first) for n in job["backends"]))
 
@@ -112,14 +111,13 @@ def choose(names: Iterable[str] | None) -> tuple[list[Backend], dict[str, str]]:
 
 
 def cells_expected(backends: Iterable[Backend], plan: Plan) -> int:
-    """About how many cells a run yields, for the progress bar."""
+    """How many cells a run yields, for the progress bar."""
     total = 0
-    for backend in backends:
-        few = plan.quick or (backend.main_variant_only and not plan.full)
-        dtypes = len([d for d in plan.dtypes if d in backend.dtypes])
-        for rule in plan.rules:
-            variants = 0 if few or "random" not in plan.workloads else len(golden.load(rule)["variants"]) - 1
-            total += dtypes * (len(plan.workloads) + variants + 2) + 1
+    for job in jobs(backends, plan):
+        for backend in (b for b in BACKENDS if b.name in job["backends"]):
+            for rule in plan.rules:
+                total += sum(wanted(t, backend, plan) for dtype in job["dtypes"] for t in tasks(rule, dtype, plan))
+                total += bool(mixed_dtypes(backend, plan, tuple(job["dtypes"])))
     return total
 
 

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -61,19 +60,11 @@ def main(text: str) -> int:
 
     warnings.simplefilter("ignore")
     job = json.loads(text)
-    plan = Plan(*job["plan"])._replace(workloads=tuple(job["plan"][-1]))
-    status = 0
-    for backend in BACKENDS:
-        if backend.name not in job["backends"]:
-            continue
-        dtypes = tuple(d for d in job["dtypes"] if d in backend.dtypes)
-        try:
-            for cell in run(backend, plan, dtypes):
-                print(MARK + json.dumps(cell), flush=True)
-        except Exception:
-            traceback.print_exc()
-            status = 1
-    return status
+    plan = Plan(*(tuple(value) if isinstance(value, list) else value for value in job["plan"]))
+    backends = [backend for backend in BACKENDS if backend.name in job["backends"]]
+    for cell in run(backends, plan, tuple(job["dtypes"])):
+        print(MARK + json.dumps(cell), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
