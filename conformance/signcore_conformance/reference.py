@@ -15,6 +15,7 @@ from typing import Any
 import mpmath
 import numpy as np
 
+SCALARS = 16  # leaves of up to so many elements are computed number by number, larger ones by NumPy
 # Magnitudes below these are stored as +0.0, by dtype.
 FLUSH = {"float16": 2.0**-24, "bfloat16": 2.0**-100, "float32": 2.0**-100, "float64": 2.0**-900}
 
@@ -365,7 +366,7 @@ class Reference:
             wide["g"] = -wide["g"]
         wide |= {f: old[f].astype(wide["p"].dtype) for f, kind in self.fields.items() if kind == "element"}
         flags = {f: int(old[f]) for f, kind in self.fields.items() if kind == "leaf"}
-        if p.size > 16:
+        if p.size > SCALARS:
             with np.errstate(all="ignore"):
                 return self._run(wide | flags, dtype, noise)
         columns: dict[str, list[float]] = {}

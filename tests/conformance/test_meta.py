@@ -107,8 +107,8 @@ def test_an_unguarded_product_is_caught_on_every_backend_that_contracts(
     monkeypatch.setattr(ops, "product", lambda a, b: a * b)
     backend = next(b for b in BACKENDS if b.name == name)
     rule = DECAYED.replace(beta=0.85)  # no other test compiles this rule
-    workload = find("random", rule, "float32", SMALL, backend.dtypes)
-    outcome = compare(backend.run(rule, workload), expected("random", rule, "float32", SMALL, backend.dtypes))
+    workload = find("random", rule, "float32", SMALL)
+    outcome = compare(backend.run(rule, workload), expected("random", rule, "float32", SMALL))
     assert outcome.mismatch is not None
     assert outcome.mismatch["ulps"] is not None
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signcore_conformance import reference
+import signcore as sc
+from signcore_conformance import golden, reference, words, workloads
 from signcore_conformance.reference import Scalar, Tools, round_to
 
 FLOATS = st.floats(allow_nan=False, width=32)
@@ -56,6 +57,28 @@ def test_the_float32_arcsine_on_arrays_is_the_one_on_numbers() -> None:
     x = np.random.default_rng(1).uniform(-1.0, 1.0, 500).astype(np.float32)
     got = Tools("float32", None).arcsin4pi(x)
     assert [reference._arcsin4pi_float32(float(v)) for v in x] == got.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("name", sc.rules())
+def test_a_formula_gives_the_same_number_by_number_and_by_numpy(
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rule in golden.variants(name):
+        for workload in ("random", "hostile"):
+            made = workloads.make(workload, rule, dtype, workloads.SMALL)
+            outcomes = []
+            for most in (0, 64):
+                monkeypatch.setattr(reference, "SCALARS", most)
+                model = golden.reference(rule)
+                params = {"edge/2": made.params["edge/2"]}
+                state = model.init(params)
+                with np.errstate(all="ignore"):
+                    for grads in made.inputs:
+                        params, state = model.step(params, {"edge/2": grads["edge/2"]}, state)
+                outcomes.append([params["edge/2"], *(state[field]["edge/2"] for field in model.fields)])
+            for by_numpy, by_number in zip(*outcomes, strict=True):
+                assert len(words.different(by_numpy, by_number)) == 0
 
 
 def test_threefry_known_answers() -> None:
