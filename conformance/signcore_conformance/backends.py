@@ -55,7 +55,7 @@ class Backend:
     noise_as_input : bool
         Whether random words are drawn outside of the compiled step.
     main_variant_only : bool
-        Whether only the first variant of a rule is run by default, because compiling takes seconds.
+        Whether only the first variant of a rule is run by default, because each compilation takes seconds.
     quick_dtypes : tuple of str
         Run with ``--quick``: one where each dtype costs compilations.
     """
@@ -382,6 +382,7 @@ _TORCH: dict[str, Any] = {"needs": ("torch",), "back": _torch_back}
 _CUDA: dict[str, Any] = _TORCH | {"to": _torch_to("cuda"), "device": _no_cuda_in_torch}
 _JAX: dict[str, Any] = {"needs": ("jax",), "to": _jax_to("cpu"), "back": _jax_back}
 _ONE: dict[str, Any] = {"quick_dtypes": ("float32",)}
+_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_ONE}  # options: see jax-jit
 _JAX_CUDA: dict[str, Any] = _JAX | {"to": _jax_to("gpu"), "device": _no_gpu_in_jax}
 _COMPILE: dict[str, Any] = {
     "wrap": _torch_compile,
@@ -401,10 +402,8 @@ BACKENDS = (
     Backend("torch-compile", "torch-compile", to=_torch_to("cpu"), **_TORCH, **_COMPILE),
     Backend("jax", "jax", **_JAX, **_ONE),
     Backend("jax-jit", "jax", wrap=_jit, traced=True, **_JAX),
-    Backend("jax-scan", "jax", wrap=_jit, drive=_scan, traced=True, **_JAX, **_ONE),
-    Backend(
-        "optax-adapter", "jax", wrap=_jit, drive=_optax, traced=True, **(_JAX | _ONE | {"needs": ("jax", "optax")})
-    ),
+    Backend("jax-scan", "jax", drive=_scan, **_JAX, **_JITTED),
+    Backend("optax-adapter", "jax", drive=_optax, **(_JAX | _JITTED | {"needs": ("jax", "optax")})),
     Backend("cupy", "cupy", ("cupy",), _NO_BFLOAT16, _cupy_to, _cupy_back, device=_no_cuda_in_cupy),
     Backend("torch-cuda", "torch-cuda", **_CUDA),
     Backend("torch-cuda-compile", "torch-cuda", **_CUDA, **_COMPILE),

@@ -13,7 +13,7 @@ import signcore as sc
 from . import golden, words
 from .backends import ALL, Backend, functional
 from .compare import compare, expected, find
-from .workloads import NAMES
+from .workloads import NAMES, SMALL
 
 # Fewest words that a cell must have compared: the digits network alone has 2,410 parameters.
 MINIMUM = 10_000
@@ -117,7 +117,7 @@ def _run(backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...] = ())
     cell = Cell(task.rule.name, backend.name, task.dtype, task.workload, 0)
     try:
         if task.rule.nonfinite == "raise":
-            return _refusal(cell, backend, task, plan)
+            return _refusal(cell, backend, task)
         return _compare(cell, backend, task, plan, dtypes)
     except Exception:
         problem = {"step": None, "path": "", "problem": "raised\n" + traceback.format_exc(limit=-4)}
@@ -142,8 +142,9 @@ def _result(cell: Cell, task: Task, mismatch: dict[str, Any] | None) -> Cell:
 
 def _compare(cell: Cell, backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...]) -> Cell:
     """The trajectory against the reference, and the digest of random gradients against the golden file."""
-    made = find(task.workload, task.rule, task.dtype, plan.large, dtypes)
-    truth = expected(task.workload, task.rule, task.dtype, plan.large, dtypes)
+    large = plan.large if task.is_main else SMALL  # options cost a compilation each: on the small tree
+    made = find(task.workload, task.rule, task.dtype, large, dtypes)
+    truth = expected(task.workload, task.rule, task.dtype, large, dtypes)
     outcome = compare(backend.run(task.rule, made), truth)
     mismatch = outcome.mismatch
     if mismatch is None and task.workload == "random":
@@ -154,10 +155,10 @@ def _compare(cell: Cell, backend: Backend, task: Task, plan: Plan, dtypes: tuple
     return _result(cell._replace(near=made.near, words=sum(outcome.words.values())), task, mismatch)
 
 
-def _refusal(cell: Cell, backend: Backend, task: Task, plan: Plan) -> Cell:
+def _refusal(cell: Cell, backend: Backend, task: Task) -> Cell:
     """With "raise", an eager step must stop at the first inf, a traced one when it is traced."""
-    made = find("hostile", task.rule, task.dtype, plan.large)
-    truth = expected("hostile", task.rule.replace(nonfinite="propagate"), task.dtype, plan.large)
+    made = find("hostile", task.rule, task.dtype, SMALL)
+    truth = expected("hostile", task.rule.replace(nonfinite="propagate"), task.dtype, SMALL)
     at = 0 if backend.traced else next(k for k, g in enumerate(made.inputs) if not np.isfinite(g["w1"]).all())
     first, last = made.inputs[0], made.inputs[at]
     short = made._replace(inputs=[*made.inputs[:at], last] if at else [first])
