@@ -1,7 +1,7 @@
 """One process per framework: prints a JSON line per table, and nothing else, on stdout.
 
-Thread pools of two frameworks in one process get into each other's way (shared/performance.md measured
-outliers of 2 to 100 times), so `run.py` starts one of these for each.
+Thread pools of two frameworks in one process get into each other's way (outliers of 2 to 100 times were seen),
+so `run.py` starts one of these for each.
 """
 
 from __future__ import annotations

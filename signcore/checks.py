@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import frameworks
+from . import frameworks, ops
 from .dtypes import FORMATS, format_of, name_of
-from .tree import Leaf
+from .tree import Leaf, first_difference
 
 
 class Range(NamedTuple):
@@ -47,6 +47,11 @@ def number(name: str, value: Any, allowed: Range) -> None:
         raise ValueError(f"`{name}` is an int of {value.bit_length()} bits; it must be in {allowed}") from None
     if not finite or value < allowed.minimum or above:
         raise ValueError(f"`{name}` is {value!r}; it must be finite and in {allowed}")
+    if allowed.below is not None and ops.rounded(float(value), "float32") >= allowed.below:
+        # otherwise a decay of 1 - 1e-9 would be 1 in float32, and nothing would ever move
+        raise ValueError(
+            f"`{name}` is {value!r}, which is {allowed.below:g} in float32; it must be in {allowed} there, too"
+        )
 
 
 def _is_real_scalar(value: Any) -> bool:
@@ -75,8 +80,9 @@ def known(argument: str, value: Any, names: Iterable[str]) -> None:
     names = sorted(names)
     if value in names:
         return
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(str(value).casefold(), folded, n=1, cutoff=0.4)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
     raise ValueError(f"`{argument}` is {value!r}; {hint}known: {', '.join(names)}")
 
 
@@ -138,6 +144,16 @@ def same_structure(argument: str, paths: list[str], other: str, other_paths: lis
     )
 
 
+def same_containers(argument: str, tree: Any, other: str, like: Any) -> None:
+    """Two trees of the same paths must nest them alike: the key "a/b" is not "b" inside of "a"."""
+    path = first_difference(tree, like)
+    if path is not None:
+        raise ValueError(
+            f"`{argument}` and `{other}` are different trees at {path or '(root)'!r}, where they hold other "
+            f"containers or keys; pass trees of one structure"
+        )
+
+
 def same_home(argument: str, leaf: Leaf, other: str, like: Leaf) -> None:
     """Two leaves must be arrays of one library on one device."""
     where, there = place(argument, leaf.path), place(other, like.path)
@@ -167,7 +183,8 @@ def same_shape(argument: str, leaf: Leaf, other: str, like: Leaf) -> None:
     mine, theirs = tuple(leaf.value.shape), tuple(like.value.shape)
     if mine != theirs:
         raise ValueError(
-            f"{place(argument, leaf.path)} has shape {mine}, {place(other, like.path)} has {theirs}; they must agree"
+            f"{place(argument, leaf.path)} has shape {mine}, {place(other, like.path)} has {theirs}; "
+            f"pass arrays of one shape"
         )
 
 

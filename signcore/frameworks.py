@@ -11,12 +11,14 @@ from types import ModuleType
 from typing import Any
 
 import array_api_compat
-import array_api_compat.numpy as numpy_namespace
 import numpy as np
 
 # Looked up once per array type. Not for torch: torch.compile guards on every dict that it reads, so a table
 # that grows when another library is first used would recompile each compiled step.
 _NAMESPACES: dict[type, ModuleType] = {}
+# Imported when their first array comes: array_api_compat.numpy takes all of NumPy in, f2py and its tests too,
+# which costs as much time as NumPy itself.
+_NUMPY: Any = None
 _TORCH: Any = None
 
 # These run one operation at a time, so no compiler can merge two of them into an FMA or drop a cast.
@@ -27,7 +29,7 @@ def namespace(array: Any) -> Any:
     """Array API namespace of an array; TypeError when it is not an array of an Array API library."""
     cls = type(array)
     if cls is np.ndarray:
-        return numpy_namespace
+        return _NUMPY or _numpy_namespace()
     if hasattr(array, "requires_grad_"):  # torch's; torch.compile cannot tell the module of a Parameter's class
         return _torch_namespace()
     xp = _NAMESPACES.get(cls)
@@ -38,6 +40,14 @@ def namespace(array: Any) -> Any:
         xp = array_api_compat.array_namespace(array)
         _NAMESPACES[cls] = xp
     return xp
+
+
+def _numpy_namespace() -> Any:
+    global _NUMPY
+    import array_api_compat.numpy
+
+    _NUMPY = array_api_compat.numpy
+    return _NUMPY
 
 
 def _torch_namespace() -> Any:
@@ -55,6 +65,10 @@ def _name(xp: Any) -> str:
 
 def library(xp: Any) -> str:
     """Name of the library behind a namespace, for messages and for the choices in this file."""
+    if xp is _TORCH:  # the two that are asked for most, because they run step by step
+        return "torch"
+    if xp is _NUMPY:
+        return "numpy"
     return _name(xp).removeprefix("array_api_compat.").partition(".")[0]
 
 
@@ -89,6 +103,11 @@ def is_traced(array: Any) -> bool:
     if library(xp) == "torch":
         return bool(xp.compiler.is_compiling())
     return library(xp) == "jax" and "Tracer" in type(array).__name__
+
+
+def is_eager_numpy(array: Any) -> bool:
+    """Whether `array` is NumPy's own, whose values may steer what is computed."""
+    return type(array) is np.ndarray
 
 
 def is_on_host(array: Any) -> bool:

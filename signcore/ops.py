@@ -104,7 +104,11 @@ def flush(v: Any) -> Any:
     array([ 0.,  0., -2.], dtype=float32)
     """
     xp = namespace(v)
-    return xp.where(xp.abs(v) < _format(v).flush, 0.0, v)
+    size, least = xp.abs(v), _format(v).flush
+    if frameworks.is_eager_numpy(v):
+        # The same words without NumPy's `where`, which costs as much as eight other operations.
+        return v if size.size and size.min() >= least else v * xp.astype(size >= least, v.dtype) + v.dtype.type(0.0)
+    return xp.where(size < least, 0.0, v)
 
 
 def sign(u: Any, zero: str = "zero", noise: Any = None) -> Any:

@@ -403,6 +403,14 @@ def rule(name: str, **hyperparameters: Any) -> Rule:
     ------
     ValueError
         Unknown name; the message suggests the nearest.
+    TypeError
+        A hyperparameter that the rule does not have; likewise.
     """
     checks.known("name", name, classes())
+    known = [field.name for field in dataclasses.fields(classes()[name])]
+    try:
+        for keyword in hyperparameters:
+            checks.known("hyperparameters", keyword, known)
+    except ValueError as error:
+        raise TypeError(f"{classes()[name].__name__}: {error}") from None
     return classes()[name](**hyperparameters)

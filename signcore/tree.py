@@ -57,6 +57,29 @@ def flatten(tree: Any, path: str = "") -> list[Leaf]:
     return leaves
 
 
+def first_difference(tree: Any, other: Any, path: str = "") -> str | None:
+    """Path of the first node at which two trees hold other containers or keys; None when they are alike.
+
+    A list and a tuple are alike, because gradients often come as a tuple for a list of parameters.
+
+    Examples
+    --------
+    >>> first_difference({"a": [1, 2]}, {"a": {"0": 1, "1": 2}})
+    'a'
+    """
+    mine, theirs = _children(tree), _children(other)
+    if mine is None or theirs is None:
+        return None if mine is theirs else path
+    kinds = [(_is_dict(node), _is_namedtuple(node)) for node in (tree, other)]
+    if kinds[0] != kinds[1] or [key for key, _ in mine] != [key for key, _ in theirs]:
+        return path
+    for (key, child), (_, opposite) in zip(mine, theirs, strict=True):
+        found = first_difference(child, opposite, f"{path}/{key}" if path else key)
+        if found is not None:
+            return found
+    return None
+
+
 def unflatten(like: Any, values: list[Any]) -> Any:
     """A tree of the structure of `like` with `values` as its leaves, in the order of `flatten`."""
     tree, rest = _build(like, values)

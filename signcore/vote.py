@@ -6,8 +6,17 @@ from typing import Any
 
 from . import checks, ops
 from .frameworks import namespace
+from .tree import Leaf
 
 __all__ = ["majority", "mean"]
+
+
+def _check(stacked: Any) -> None:
+    checks.array("stacked", Leaf("", stacked))
+    if not stacked.shape or stacked.shape[0] == 0:
+        raise ValueError(
+            f"`stacked` has shape {tuple(stacked.shape)}; stack the signs of at least one worker: (M, ...)"
+        )
 
 
 def majority(stacked: Any, ties: str = "zero") -> Any:
@@ -27,8 +36,10 @@ def majority(stacked: Any, ties: str = "zero") -> Any:
 
     Raises
     ------
+    TypeError
+        `stacked` is no array of a float dtype.
     ValueError
-        Unknown `ties`.
+        Unknown `ties`, or no workers.
 
     Examples
     --------
@@ -37,6 +48,7 @@ def majority(stacked: Any, ties: str = "zero") -> Any:
     array([1., 0.], dtype=float32)
     """
     checks.choice("ties", ties, ("zero", "plus", "minus"))
+    _check(stacked)
     return ops.sign(namespace(stacked).sum(stacked, axis=0, dtype=stacked.dtype), ties)
 
 
@@ -52,11 +64,19 @@ def mean(stacked: Any) -> Any:
     -------
     array, shape (...)
 
+    Raises
+    ------
+    TypeError
+        `stacked` is no array of a float dtype.
+    ValueError
+        No workers.
+
     Examples
     --------
     >>> import numpy as np
     >>> mean(np.asarray([[1.0, -1.0], [1.0, 1.0]], dtype=np.float32))
     array([1., 0.], dtype=float32)
     """
+    _check(stacked)
     total = namespace(stacked).sum(stacked, axis=0, dtype=stacked.dtype)
     return ops.quotient(total, float(stacked.shape[0]))

@@ -79,6 +79,7 @@ class Work:
         self.grads = flatten(grads)
         paths = self.paths = [leaf.path for leaf in self.leaves]
         checks.same_structure("grads", [leaf.path for leaf in self.grads], "params", paths)
+        checks.same_containers("grads", grads, "params", params)
         present = [leaf for leaf in self.leaves if leaf.value is not None]
         for p, g in zip(self.leaves, self.grads, strict=True):
             if p.value is None and g.value is not None:

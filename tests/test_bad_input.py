@@ -507,3 +507,54 @@ def test_numbers_that_are_normal_are_not_warned_of(rule):
     rule.init(np.float16([2.0**-24, 0.0]))  # computed with in float32, where they are normal
     rule.init(np.float64([1e-300]))
     jax.jit(rule.init)(jnp.asarray(np.float32([1e-39])))  # no values to look at
+
+
+def test_a_name_in_other_letters_is_suggested():
+    with pytest.raises(ValueError, match="did you mean 'lion'"):
+        sc.rule("LION")
+
+
+def test_a_decay_that_float32_rounds_to_one():
+    with pytest.raises(ValueError, match="`beta1` is 0.999999999, which is 1 in float32"):
+        sc.Lion(beta1=1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("params", "grads", "path"),
+    [
+        ({"a": ["x"]}, {"a": {"0": "x"}}, "'a'"),
+        ({"a/b": "x"}, {"a": {"b": "x"}}, "'.root.'"),
+        ({"a": {}, "b": "x"}, {"b": "x"}, "'.root.'"),
+    ],
+)
+def test_trees_of_the_same_paths_that_nest_differently(params, grads, path):
+    def arrays(node):
+        if isinstance(node, dict):
+            return {key: arrays(child) for key, child in node.items()}
+        return [arrays(child) for child in node] if isinstance(node, list) else np.ones(2, np.float32)
+
+    params, grads = arrays(params), arrays(grads)
+    with pytest.raises(ValueError, match=f"`grads` and `params` are different trees at {path}"):
+        sc.SignSGD().step(params, grads, sc.SignSGD().init(params))
+
+
+def test_a_tuple_of_gradients_serves_a_list_of_parameters():
+    params = [np.ones(2, np.float32), np.ones(3, np.float32)]
+    new, _ = sc.SignSGD(lr=0.5).step(params, tuple(params), sc.SignSGD().init(params))
+    assert type(new) is list
+    assert new[1].tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("stacked", "error", "words"),
+    [
+        (np.ones((3, 2), np.int8), TypeError, "`stacked` has dtype int8"),
+        ([[1.0, -1.0]], TypeError, "`stacked` is a list"),
+        (np.ones((0, 2), np.float32), ValueError, r"`stacked` has shape \(0, 2\)"),
+        (np.float32(1.0) * np.ones((), np.float32), (ValueError, TypeError), "`stacked`"),
+    ],
+)
+@pytest.mark.parametrize("vote", [sc.vote.majority, sc.vote.mean])
+def test_votes_of_no_signs(vote, stacked, error, words):
+    with pytest.raises(error, match=words):
+        vote(stacked)

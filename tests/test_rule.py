@@ -267,7 +267,7 @@ def test_leaves_do_not_share_their_noise_and_names_carry_it(differ, same):
 
 
 def test_splitting_a_tensor_changes_nothing_for_an_elementwise_rule(plain, same):
-    # algorithms.md section 0, I3.
+    # the notes, section 0, I3.
     whole = run(plain)[0]
     parts = run(plain, [PARAMS[:10], PARAMS[10:]], [[g[:10], g[10:]] for g in GRADS])[0]
     same(whole, np.concatenate(parts))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from signcore import Rule, checks
+from signcore.dtypes import FORMATS, format_of, name_of
 from signcore.fields import ranges
 
 # Ways to compute that torch's own optimizers offer. Here the arithmetic is one and the same, so None and
@@ -97,11 +98,28 @@ def describes(rule: Rule, group: Mapping[str, Any], options: Iterable[str]) -> b
     return all(getattr(rule, name) == group[name] for name in options)
 
 
-def check_grads(params: Iterable[torch.Tensor]) -> None:
+def names_of(param_groups: list[dict[str, Any]], i: int) -> list[str]:
+    """Names of a group's parameters, in messages and as keys of their noise: their own, or index over all groups."""
+    group, before = param_groups[i], sum(len(other["params"]) for other in param_groups[:i])
+    return group.get("param_names") or [str(before + j) for j in range(len(group["params"]))]
+
+
+def check_params(params: Iterable[Any], before: int) -> None:
+    """Raise when a parameter's dtype is none that signcore computes with; torch refuses what is no tensor."""
+    for j, entry in enumerate(params, before):
+        name, p = entry if isinstance(entry, tuple) and len(entry) == 2 else (j, entry)
+        if isinstance(p, torch.Tensor) and format_of(p) is None:
+            raise TypeError(
+                f"{checks.place('params', str(name))} has dtype {name_of(p.dtype)}; signcore computes with "
+                f"{', '.join(FORMATS)}: convert the parameter, or leave it out; no group was added"
+            )
+
+
+def check_grads(params: Iterable[torch.Tensor], names: Iterable[str]) -> None:
     """Raise when a gradient is no dense tensor."""
-    for j, p in enumerate(params):
+    for p, name in zip(params, names, strict=True):
         if p.grad is not None and p.grad.layout is not torch.strided:
             raise RuntimeError(
-                f"`grads` at {str(j)!r} is {p.grad.layout}; signcore does not support sparse gradients: ask for "
-                f"dense ones (nn.Embedding(..., sparse=False)) or set p.grad = p.grad.to_dense()"
+                f"{checks.place('grads', name)} is {p.grad.layout}; signcore does not support sparse gradients: ask "
+                f"for dense ones (nn.Embedding(..., sparse=False)) or set p.grad = p.grad.to_dense()"
             )

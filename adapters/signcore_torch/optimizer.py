@@ -43,8 +43,13 @@ class SignOptimizer(Restorable):
         super().__init__(params, {**defaults, "rule": self.rule_class.name})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, whose dict may set any hyperparameter; nothing is added when one does not fit."""
+        """Add a group, whose dict may set any hyperparameter; nothing is added when anything does not fit."""
         if isinstance(param_group, dict):
+            if not isinstance(param_group.get("params", ()), (torch.Tensor, set, list, tuple)):
+                param_group["params"] = list(param_group["params"])  # an iterator gives its items once
+            params = param_group.get("params", ())
+            before = sum(len(group["params"]) for group in self.param_groups)
+            groups.check_params([params] if isinstance(params, torch.Tensor) else params, before)
             values = {name: groups.plain(value) for name, value in param_group.items()}
             groups.rule_of(self.rule_class, {**self.defaults, **values})
             param_group.update(values)
@@ -99,7 +104,7 @@ class SignOptimizer(Restorable):
             self._init_group(group, i, params, grads, *columns.values())
             jobs.append((params, grads, columns))
         results = [
-            steps.compute(self._rules[i], self.param_groups[i], self.numbers, self.kinds, *job)
+            steps.compute(self._rules[i], self.param_groups, i, self.numbers, self.kinds, *job)
             for i, job in enumerate(jobs)
         ]
         for (params, _, columns), (new, after) in zip(jobs, results, strict=True):
@@ -113,9 +118,10 @@ class SignOptimizer(Restorable):
         torch.compile knows this name: it runs the method as it is, outside of the graph that it traces, and
         takes what was appended as the graph's inputs.
         """
-        groups.check_grads(group["params"])
+        names = groups.names_of(self.param_groups, i)
+        groups.check_grads(group["params"], names)
         rule = self._rule_of(group, i)
-        self._joining += state.join(rule, self.kinds, group["params"], self._names(group, i), self.state)
+        self._joining += state.join(rule, self.kinds, group["params"], names, self.state)
         for p in group["params"]:
             saved = self.state.get(p)
             active = p.grad is not None
@@ -133,9 +139,3 @@ class SignOptimizer(Restorable):
             self._rules[i:] = [groups.rule_of(self.rule_class, group)]
             state.recast(self._rules[i], self.kinds, group["params"], self.state)
         return self._rules[i]
-
-    def _names(self, group: dict[str, Any], i: int) -> list[str]:
-        """Names that key the noise of a group's parameters: their own, or their index over all groups."""
-        before = sum(len(other["params"]) for other in self.param_groups[:i])
-        indices = [str(before + j) for j in range(len(group["params"]))]
-        return group.get("param_names") or indices

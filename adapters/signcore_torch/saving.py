@@ -7,13 +7,15 @@ does not know.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
 from signcore import Rule
 
-from . import groups
+from . import form, groups
+from .form import place
 from .state import kept
 
 
@@ -47,13 +49,14 @@ class Restorable(torch.optim.Optimizer):
 
         Raises
         ------
-        ValueError
-            The state belongs to another rule or to parameters of other shapes, or a value cannot be
-            represented in this state's dtype. Nothing is changed.
+        TypeError, ValueError
+            The state belongs to another rule or to other parameters, a part of it is missing or of another
+            type, or a value cannot be represented in this state's dtype. Nothing is changed.
         """
+        form.check_type(state_dict)  # all else after the hooks, which may adapt another form
         handle = self.register_load_state_dict_pre_hook(pack)  # the last, so it sees what the others made
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(dict(state_dict))
         finally:
             handle.remove()
 
@@ -68,10 +71,9 @@ class Packed:
 def pack(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """A state_dict with its tensors checked, copied to where they belong, and packed."""
     assert isinstance(optimizer, Restorable)
-    if not {"state", "param_groups"} <= state_dict.keys():
-        raise ValueError(f"`state_dict` has the keys {sorted(map(str, state_dict))}; pass an optimizer's state_dict()")
+    form.check(state_dict, optimizer.param_groups)
     packed = dict(state_dict["state"])
-    for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):  # torch compares them
+    for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=True):
         rule_name, own_name = saved.get("rule"), optimizer.rule_class.name
         if rule_name != own_name:
             raise ValueError(
@@ -80,43 +82,57 @@ def pack(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[s
             )
         rule = groups.rule_of(optimizer.rule_class, {**optimizer.defaults, **saved})
         shared: dict[str, Any] = {}
-        for p, key in zip(group["params"], saved["params"], strict=False):
+        for p, key in zip(group["params"], saved["params"], strict=True):
             own = state_dict["state"].get(key)
             if not own:
                 continue
-            place = f"`state_dict` at parameter {key}"
-            unknown = sorted(own.keys() - optimizer.kinds.keys())
-            missing = [name for name in kept(rule, optimizer.kinds) if name not in own]
-            if unknown or missing:
-                raise ValueError(
-                    f"{place} lacks {missing} and has {unknown}, unknown to {own_name!r}; nothing was loaded"
-                )
+            wanted = kept(rule, optimizer.kinds)
+            check_fields(own, wanted, optimizer.kinds, key)
             fresh = rule.init([p.detach().to("meta")])
             packed[key] = {}
-            for name in kept(rule, optimizer.kinds):
+            for name in wanted:
                 alone = optimizer.kinds[name] == "shared"
                 like = getattr(fresh, name) if alone else getattr(fresh, name)[0]
-                value = fitted(own[name], like, p.device, f"{place}, {name!r},")
+                value = fitted(own[name], like, p.device, place("state", key, name))
                 packed[key][name] = Packed(value)
                 if alone and shared.setdefault(name, value.item()) != value.item():
                     raise ValueError(
-                        f"{place} has {name} {value.item()}, another of its group {shared[name]}; nothing was "
-                        f"loaded: the parameters of a group share it"
+                        f"{place('state', key, name)} is {value.item()}, that of another parameter of the group "
+                        f"{shared[name]}; nothing was loaded: the parameters of a group share one value"
                     )
     return {**state_dict, "state": packed}
 
 
-def fitted(value: Any, like: torch.Tensor, device: torch.device, place: str) -> torch.Tensor:
+def check_fields(own: Mapping[str, Any], wanted: list[str], known: Mapping[str, str], key: Any) -> None:
+    """Raise when a parameter's state lacks a field or has one that the rule does not know."""
+    missing = [name for name in wanted if name not in own]
+    unknown = [name for name in own if name not in known]
+    if missing or unknown:
+        found = [f"lacks {missing}"] * bool(missing) + [f"has {unknown}, unknown to this rule"] * bool(unknown)
+        raise ValueError(
+            f"{place('state', key)} {' and '.join(found)}; nothing was loaded: it must have the fields {wanted}"
+        )
+
+
+def fitted(value: Any, like: torch.Tensor, device: torch.device, where: str) -> torch.Tensor:
     """A copy of a saved value in the shape and dtype of a fresh one, refused where that would change it."""
-    tensor = torch.as_tensor(value)
+    needed = f"a tensor of {like.dtype} and shape {tuple(like.shape)}"
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{where} is {form.shown(value)}, it must be {needed}; {form.WAY_OUT}") from None
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_complex() or tensor.dtype == torch.bool:
+        what = "a tensor without values" if tensor.is_meta else f"a {tensor.layout} tensor of {tensor.dtype}"
+        raise TypeError(f"{where} is {what}, it must be {needed}; {form.WAY_OUT}")
     if tensor.shape != like.shape:
         raise ValueError(
-            f"{place} has shape {tuple(tensor.shape)}, this optimizer's has {tuple(like.shape)}; nothing was "
+            f"{where} has shape {tuple(tensor.shape)}, this optimizer's has {tuple(like.shape)}; nothing was "
             f"loaded: pass the state of the same parameters in the same order"
         )
     copy = tensor.detach().to(device=device, dtype=like.dtype, copy=True)
     if copy.dtype != tensor.dtype and not torch.equal(copy.to(tensor.device, tensor.dtype), tensor):
         raise ValueError(
-            f"{place} is {tensor.dtype} and does not fit into {like.dtype} without rounding; nothing was loaded"
+            f"{where} is {tensor.dtype} and does not fit into {like.dtype} without rounding; nothing was loaded: "
+            f"load it into parameters of the dtype that it was saved from"
         )
     return copy

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from signcore import Rule, frameworks, ops
+from signcore import Rule, checks, frameworks, ops
 from signcore.walk import state_format
 
 States = dict[torch.Tensor, dict[str, Any]]  # an optimizer's `state`
@@ -36,16 +36,17 @@ def join(
     ]
     if not lacking:
         return []
-    fresh = rule.init([params[j] for j in lacking], names=[names[j] for j in lacking])
+    checks.distinct("names", [names[j] for j in lacking], len(lacking))
+    fresh = rule.init({names[j]: params[j] for j in lacking})  # a dict, so that messages have the names
     before = next((states[p] for p in params if states.get(p)), {})
     joining = [params[j] for j in lacking if not states.get(params[j])]
-    for at, j in enumerate(lacking):
+    for j in lacking:
         own = states[params[j]]
         for name in wanted:
             if kinds[name] == "shared":
                 own.setdefault(name, before.get(name, getattr(fresh, name)).clone())
             else:
-                own.setdefault(name, getattr(fresh, name)[at])
+                own.setdefault(name, getattr(fresh, name)[names[j]])
     return joining
 
 

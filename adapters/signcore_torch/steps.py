@@ -27,19 +27,21 @@ def joined(rule: Rule, kinds: Mapping[str, str], columns: Columns) -> Any:
 
 def compute(
     rule: Rule,
-    group: Mapping[str, Any],
+    param_groups: list[dict[str, Any]],
+    i: int,
     numbers: Iterable[str],
     kinds: Mapping[str, str],
     params: list[Any],
     grads: list[Any],
     columns: Columns,
 ) -> tuple[list[Any], Any]:
-    """What a step makes of a group: the parameters' changes and the new state. Nothing is written.
+    """What a step makes of group `i`: the parameters' changes and the new state. Nothing is written.
 
     While torch.compile traces, the new parameters instead of the changes. Their sum is the same to the bit,
     but a compiler that joins two steps could keep a 16-bit parameter in 32 bits between them, which
     `Rule.step` prevents.
     """
+    group = param_groups[i]
     device = next((p.device for p in params if p is not None), None)
     if device is None:
         return [], None
@@ -50,8 +52,28 @@ def compute(
         new, after = rule.step(params, grads, old, hyper=hyper, noise=words)
     else:
         hyper = {name: groups.number(name, group[name]) for name in numbers}
-        new, after = rule.delta(params, grads, old, hyper=hyper)
+        try:
+            new, after = rule.delta(params, grads, old, hyper=hyper)
+        except (TypeError, ValueError, FloatingPointError) as error:
+            raise renamed(error, rule, groups.names_of(param_groups, i), params, grads, old, hyper) from None
     return new, after
+
+
+def renamed(
+    error: Exception, rule: Rule, names: list[str], params: list[Any], grads: list[Any], old: Any, hyper: Any
+) -> Exception:
+    """What `Rule.delta` raised, with the parameters' names where it has their places in the lists.
+
+    By the same call on dicts, which only errors need: sorting all names would cost every step.
+    """
+    old = old._replace(
+        **{key: dict(zip(names, tree, strict=True)) for key, tree in old._asdict().items() if isinstance(tree, list)}
+    )
+    try:
+        rule.delta(dict(zip(names, params, strict=True)), dict(zip(names, grads, strict=True)), old, hyper=hyper)
+    except type(error) as named:
+        return named
+    return error
 
 
 def write(kinds: Mapping[str, str], params: list[Any], columns: Columns, new: list[Any], after: Any) -> None:

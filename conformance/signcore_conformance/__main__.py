@@ -92,6 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
         plan = plan_of(options)
     except ValueError as error:
         parser.error(str(error))
+    problem = _cannot_write(options)
+    if problem:
+        parser.error(problem)
     console = Console(width=None if sys.stdout.isatty() else 110)
     results = suite(plan, options.backends, console)
     report.show(results, console)
@@ -99,16 +102,31 @@ def main(arguments: list[str] | None = None) -> int:
         Path(options.json).write_text(json.dumps(results.as_json(), indent=1) + "\n")
     if options.guarantees:
         _insert(Path(options.guarantees), report.guarantees(results))
+    if on_gpu and not any(backend.name in DEVICES for backend in results.backends):
+        console.print(f"FAILED: none of {', '.join(DEVICES)} can run here", highlight=False)
+        return 1
     return 0 if results.passed else 1
+
+
+BEGIN, END = "<!-- guarantees: generated -->\n", "<!-- /guarantees -->"
+
+
+def _cannot_write(options: argparse.Namespace) -> str | None:
+    """Why the results could not be written: told before the work and not after it."""
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        return f"`--json` is {options.json!r}, in a folder that does not exist; make the folder first"
+    if not options.guarantees:
+        return None
+    if not Path(options.guarantees).is_file() or BEGIN not in Path(options.guarantees).read_text():
+        return f"`--guarantees` is {options.guarantees!r}, which holds no line {BEGIN.strip()!r} to put the table after"
+    narrowed = options.quick or options.backends or options.dtypes or options.workloads or options.rules != sc.rules()
+    return "`--guarantees` takes a whole run; leave out whatever narrows it" if narrowed else None
 
 
 def _insert(path: Path, table: str) -> None:
     """Replace what stands between the two marks of generated text."""
-    begin, end = "<!-- guarantees: generated -->\n", "<!-- /guarantees -->"
-    text = path.read_text()
-    head, _, rest = text.partition(begin)
-    _, _, tail = rest.partition(end)
-    path.write_text(f"{head}{begin}{table}{end}{tail}")
+    head, _, rest = path.read_text().partition(BEGIN)
+    path.write_text(f"{head}{BEGIN}{table}{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

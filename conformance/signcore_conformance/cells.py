@@ -117,27 +117,28 @@ def _run(backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...] = ())
     cell = Cell(task.rule.name, backend.name, task.dtype, task.workload, 0)
     try:
         if task.rule.nonfinite == "raise":
-            return _refusal(cell, backend, task)
+            return _refusal(cell, backend, task, plan)
         return _compare(cell, backend, task, plan, dtypes)
     except Exception:
         problem = {"step": None, "path": "", "problem": "raised\n" + traceback.format_exc(limit=-4)}
-        return _result(cell, task, problem)
+        return _result(cell, task, problem, plan)
 
 
-def _command(cell: Cell, task: Task) -> str:
+def _command(cell: Cell, task: Task, plan: Plan) -> str:
     dtypes = "" if cell.dtype == "mixed" else f" --dtypes {cell.dtype}"
     workload = "random" if cell.workload == "mixed" else cell.workload
+    size = " --full" if not task.is_main else " --quick" if plan.quick else ""
     return (
         f"python -m signcore_conformance --rules {cell.rule} --backends {cell.backend}{dtypes}"
-        f" --workloads {workload}{'' if task.is_main else ' --full'}"
+        f" --workloads {workload}{size}"
     )
 
 
-def _result(cell: Cell, task: Task, mismatch: dict[str, Any] | None) -> Cell:
+def _result(cell: Cell, task: Task, mismatch: dict[str, Any] | None, plan: Plan) -> Cell:
     if mismatch is None:
         return cell
     head = {"rule": repr(task.rule), "backend": cell.backend, "dtype": cell.dtype, "workload": cell.workload}
-    return cell._replace(mismatch={**head, **mismatch, "command": _command(cell, task)})
+    return cell._replace(mismatch={**head, **mismatch, "command": _command(cell, task, plan)})
 
 
 def _compare(cell: Cell, backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...]) -> Cell:
@@ -152,10 +153,10 @@ def _compare(cell: Cell, backend: Backend, task: Task, plan: Plan, dtypes: tuple
         if known != outcome.digest:
             problem = f"SHA-256 {outcome.digest} is not the golden file's {known} for variant {task.variant}"
             mismatch = {"step": len(made.inputs) - 1, "path": "", "problem": problem}
-    return _result(cell._replace(near=made.near, words=sum(outcome.words.values())), task, mismatch)
+    return _result(cell._replace(near=made.near, words=sum(outcome.words.values())), task, mismatch, plan)
 
 
-def _refusal(cell: Cell, backend: Backend, task: Task) -> Cell:
+def _refusal(cell: Cell, backend: Backend, task: Task, plan: Plan) -> Cell:
     """With "raise", an eager step must stop at the first inf, a traced one when it is traced."""
     made = find("hostile", task.rule, task.dtype, SMALL)
     truth = expected("hostile", task.rule.replace(nonfinite="propagate"), task.dtype, SMALL)
@@ -170,7 +171,7 @@ def _refusal(cell: Cell, backend: Backend, task: Task) -> Cell:
         said = "skip" if backend.traced else "holds inf or NaN"
         if said in message and "nonfinite" in message:
             return cell
-    return _result(cell, task, {"step": at, "path": "", "problem": f"nonfinite='raise': {message}"})
+    return _result(cell, task, {"step": at, "path": "", "problem": f"nonfinite='raise': {message}"}, plan)
 
 
 def golden_words(rule: sc.Rule, dtype: str, large: int) -> dict[str, Any]:

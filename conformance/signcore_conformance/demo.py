@@ -1,7 +1,7 @@
 """The main job: train the digits network with every rule on every backend, and show that all bits agree.
 
-Forward, backward and update run on the backend itself; the SHA-256 of a trajectory covers the loss, all
-parameters and all state after every step.
+Forward, backward and update run on the backend itself; the SHA-256 of a trajectory covers all parameters and
+all state after every step. The losses of the picture are computed from those parameters.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def run(rules: list[str], backends: list[Backend], steps: int) -> tuple[list[Run
 
 def verdict(runs: list[Run], errors: list[str], rules: list[str], backends: list[Backend]) -> list[str]:
     """What is wrong: digests that differ, trainings that are missing, accuracies that are too low."""
-    problems = list(errors)
+    problems = list(errors) if backends else ["no backend could run"]
     for rule in rules:
         mine = [r for r in runs if r.rule == rule]
         digests = {r.digest for r in mine}
@@ -188,12 +188,18 @@ def picture(runs: list[Run], path: Path) -> None:
     plt.close(figure)
 
 
+def _steps(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps; pass a whole number from 1 on")
+    return int(text)
+
+
 def main(arguments: list[str]) -> int:
     """Exit status 1 when two backends differ, one fails, or a rule does not learn."""
     parser = argparse.ArgumentParser(prog="python -m signcore_conformance demo", description=__doc__)
     parser.add_argument("--rule", action="append", choices=sc.rules(), help="default: every rule")
     parser.add_argument("--backend", action="append", choices=[b.name for b in BACKENDS], help="default: all here")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=_steps, default=STEPS)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of report.md and trajectories.png")
     options = parser.parse_args(arguments)
     rules = options.rule or sc.rules()
@@ -220,7 +226,8 @@ def main(arguments: list[str]) -> int:
         console.print(problem, markup=False, highlight=False, soft_wrap=True)
     if not problems:
         console.print(f"all {len(backends)} backends agree on every bit of {len(rules)} trajectories")
-    console.print(f"wrote {options.output / 'report.md'} and {options.output / 'trajectories.png'}", highlight=False)
+    wrote = [options.output / "report.md", *([options.output / "trajectories.png"] if runs else [])]
+    console.print(f"wrote {' and '.join(map(str, wrote))}", highlight=False)
     return 1 if problems else 0
 
 

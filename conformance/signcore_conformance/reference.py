@@ -256,11 +256,16 @@ def threefry(k0: int, k1: int, c0: int, c1: Any) -> tuple[Any, Any]:
     return x0, x1
 
 
+def stream_key(seed: int, name: str) -> np.ndarray:
+    """Key of a leaf's stream of noise: the first 64 bits of BLAKE2s of the seed and the name."""
+    digest = hashlib.blake2s(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return np.asarray(struct.unpack("<II", digest), dtype=np.uint32)
+
+
 def noise_words(seed: int, name: str, step: int, size: int) -> np.ndarray:
     """Words of a leaf at a step: key from (seed, name), the step folded in, the element index as counter."""
-    digest = hashlib.blake2s(f"{seed}/{name}".encode(), digest_size=8).digest()
-    k0, k1 = struct.unpack("<II", digest)
-    f0, f1 = threefry(k0, k1, step, 0)
+    k0, k1 = stream_key(seed, name)
+    f0, f1 = threefry(int(k0), int(k1), step, 0)
     index = np.arange(size, dtype=np.uint64)
     low, high = index & np.uint64(0xFFFFFFFF), index >> np.uint64(32)
     return np.asarray(threefry(int(f0), int(f1), low, high)[0])
@@ -311,6 +316,9 @@ class Reference:
                 path: np.zeros(p.shape, self._state_dtype(p)) if kind == "element" else np.zeros((), np.int32)
                 for path, p in params.items()
             }
+        if self.options.get("sign_zero") == "random":
+            seed = self.options.get("seed", 0)
+            state["stream"] = {path: stream_key(seed, path).view(np.int32) for path in params}
         return state
 
     def _state_dtype(self, p: np.ndarray) -> Any:
@@ -328,7 +336,7 @@ class Reference:
         wide = [_widen(g, g.dtype.name) for g in grads.values()]
         if self.options.get("nonfinite") == "skip" and not all(np.isfinite(g).all() for g in wide):
             return params, state
-        new_params, new_state = dict(params), {"step": state["step"] + 1}
+        new_params, new_state = dict(params), {**state, "step": state["step"] + 1}
         for field in self.fields:
             new_state[field] = dict(state[field])
         for path, g in grads.items():

@@ -51,10 +51,12 @@ def describe(mismatch: dict[str, Any]) -> str:
 def show(results: Results, console: Console) -> None:
     """Print everything, the verdict last."""
     console.print(matrix(results))
-    shares = sorted({(c.rule, c.near) for c in results.cells if c.workload == "near-ties" and c.near}, key=str)
+    shares = sorted(
+        {(c.rule, c.near) for c in results.cells if c.workload == "near-ties" and c.near is not None}, key=str
+    )
     by_rule: dict[str, list[float]] = {}
     for rule, share in shares:
-        by_rule.setdefault(rule, []).append(float(share or 0.0))
+        by_rule.setdefault(rule, []).append(float(share))
     for rule, found in by_rule.items():
         console.print(
             f"near ties: {rule}: an ulp of the gradient decides {min(found):.1%} of all signs", highlight=False
@@ -91,6 +93,6 @@ def guarantees(results: Results) -> str:
             cells = [c for c in results.cells if (c.backend, c.dtype) == (backend.name, dtype)]
             wrong = sum(c.mismatch is not None for c in cells)
             words = sum(c.words for c in cells) / 1e6
-            entries.append(f"{words:.0f} M words, {wrong} differ")
+            entries.append(f"{words:,.0f} M words, {wrong} differ" if cells else "not run")
         rows.append(f"| {backend.name} | " + " | ".join(entries) + " |")
     return "\n".join(rows) + "\n"

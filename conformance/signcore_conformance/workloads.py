@@ -36,7 +36,7 @@ class Workload(NamedTuple):
     name: str
     params: Arrays
     inputs: list[dict[str, Any]]
-    near: float | None = None  # share of element-steps whose sign an ulp of the gradient decides
+    near: float | None = None  # share of element-steps whose sign an ulp of the gradient decides; None: no sign
 
     @property
     def is_network(self) -> bool:
@@ -99,7 +99,7 @@ def near_ties(dtype: str, large: int, reference: Reference) -> Workload:
     shapes = _shapes(large)
     params = p = _normal(2, shapes, 1.0, dtype)
     state = reference.init(params)
-    inputs, near, total = [], 0, 0
+    inputs, near, total, signs = [], 0, 0, False
     for k in range(STEPS["near-ties"]):
         grads = _normal(30 + k, shapes, 0.01, dtype)
         for path, g in grads.items():
@@ -110,6 +110,7 @@ def near_ties(dtype: str, large: int, reference: Reference) -> Workload:
             found = _boundary(reference, p[path], g, old)
             if found is None:
                 continue
+            signs = True
             boundary, valid = found
             rng = np.random.RandomState(k)
             chosen = valid & (rng.random_sample(g.shape) < 0.8)
@@ -118,7 +119,7 @@ def near_ties(dtype: str, large: int, reference: Reference) -> Workload:
             near += int(_is_near(reference, p[path], grads[path], old).sum())
         inputs.append(grads)
         p, state = reference.step(p, grads, state)
-    return Workload("near-ties", params, inputs, near / total if near else None)
+    return Workload("near-ties", params, inputs, near / total if signs else None)
 
 
 def _positive(reference: Reference, p: np.ndarray, order: np.ndarray, like: np.ndarray, old: Any) -> Any:

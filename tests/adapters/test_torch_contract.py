@@ -486,22 +486,102 @@ class TestT3Gradients:
         optimizer = class_of(name)(groups, **options_of(name))
         params[1].grad = torch.ones(2)
         params[0].grad = torch.ones(3, 2).to_sparse()
-        with pytest.raises(RuntimeError, match=r"`grads` at '0' is torch.sparse_coo.*to_dense"):
+        with pytest.raises(RuntimeError, match=r"`grads` at '1' is torch.sparse_coo.*to_dense"):
             optimizer.step()
         same(params, arrays(0, shapes=[(3, 2), (2,)]))
         assert not optimizer.state
 
     @each_rule
-    @pytest.mark.parametrize("dtype", [torch.complex64, torch.int32])
-    def test_complex_and_integer_parameters(self, name, dtype):
-        p = torch.ones(3, dtype=dtype)
-        optimizer = class_of(name)([p], **options_of(name))
-        optimizer.step()  # without a gradient it does not matter what it is
-        p.grad = torch.ones(3, dtype=dtype)
-        with pytest.raises(TypeError, match=r"`params` at '0' has dtype (complex64|int32); signcore computes with"):
+    @pytest.mark.parametrize("dtype", ["complex64", "int32", "bool", "float8_e4m3fn"])
+    def test_parameters_that_are_not_computed_with(self, name, dtype):
+        """Refused when they are given: without a gradient no step would ever look at them."""
+        cls, options = class_of(name), options_of(name)
+        p, bad = parameters(shapes=[(3,)])[0], torch.ones(3).to(getattr(torch, dtype))
+        match = f"has dtype {dtype}; signcore computes with float16, .*: convert the parameter, or leave it out"
+        for index, params in [(0, [bad]), (1, [p, bad]), (1, [{"params": p}, {"params": bad}]), (1, iter([p, bad]))]:
+            with pytest.raises(TypeError, match=rf"`params` at '{index}' {match}"):
+                cls(params, **options)
+        with pytest.raises(TypeError, match=f"`params` at 'layer.bad' {match}"):
+            cls([("layer.good", p), ("layer.bad", bad)], **options)
+        optimizer = cls([p], **options)
+        before = snapshot(optimizer)
+        for params in (bad, [bad], iter([bad])):
+            group = {"params": params}
+            with pytest.raises(TypeError, match=f"`params` at '1' {match}"):
+                optimizer.add_param_group(group)
+            assert snapshot(optimizer) == before
+            assert list(group) == ["params"]
+        q = parameters(shapes=[(3,)])[0]
+        optimizer.add_param_group({"params": iter([q])})
+        assert optimizer.param_groups[1]["params"] == [q]
+
+    @each_rule
+    @pytest.mark.parametrize("named", [False, True])
+    def test_errors_name_the_parameter(self, name, named, same):
+        """Its own name, or its index over all groups, as in a state_dict; not that in what a step computes."""
+        called = ["enc.z", "enc.a", "dec.z", "dec.a"] if named else ["0", "1", "2", "3"]
+
+        def make(**changes):
+            params = parameters()
+            given = list(zip(called, params, strict=True)) if named else params
+            groups = [{"params": given[:2]}, {"params": given[2:]}]
+            return params, class_of(name)(groups, **options_of(name, **changes))
+
+        def refused(kind, match):
+            before, held = snapshot(optimizer), [p.detach().clone() for p in params]
+            with pytest.raises(kind, match=match) as caught:
+                optimizer.step()
+            assert snapshot(optimizer) == before
+            same([p.detach() for p in params], held)
+            assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+        for first in (0, 2):  # at the first step, and with a state
+            for j in (1, 3):
+                params, optimizer = make(nonfinite="raise")
+                run(optimizer, params, range(first))
+                give(params, [None if i != j else np.full_like(x, math.nan) for i, x in enumerate(arrays(1))])
+                params[1].grad = params[1].grad if j == 1 else torch.full_like(params[1], 0.5)
+                refused(FloatingPointError, f"`grads` at '{called[j]}' holds inf or NaN")
+
+                params, optimizer = make()
+                run(optimizer, params, range(first))
+                params[j - 1].grad = None
+                params[j].data = params[j].data.to(torch.complex64)
+                params[j].grad = torch.ones_like(params[j])
+                with pytest.raises(TypeError, match=f"`params` at '{called[j]}' has dtype complex64"):
+                    optimizer.step()
+
+                params, optimizer = make()
+                run(optimizer, params, range(first))
+                give(params, arrays(1))
+                params[j - 1].grad = None
+                params[j].grad = params[j].grad.to_sparse()
+                refused(RuntimeError, f"`grads` at '{called[j]}' is torch.sparse_coo")
+        params, optimizer = make()
+        run(optimizer, params, range(2))
+        for field, value in optimizer.state[params[3]].items():
+            if field != "step":  # which is one of the group, not of a parameter
+                optimizer.state[params[3]][field] = torch.zeros(5, dtype=value.dtype)
+                refused(ValueError, rf"`state\.{field}` at '{called[3]}' ")
+                optimizer.state[params[3]][field] = value
+
+    @each_rule
+    def test_a_warning_names_the_parameter(self, name):
+        params = parameters(shapes=[(3,), (3,)])
+        params[1].data.fill_(1e-40)
+        optimizer = class_of(name)(params, **options_of(name))
+        params[1].grad = torch.ones(3)
+        with pytest.warns(UserWarning, match="`params` at '1' holds subnormal numbers"):
+            optimizer.step()
+
+    @each_rule
+    def test_two_parameters_of_one_name(self, name):
+        params = parameters(shapes=[(3,), (3,)])
+        optimizer = class_of(name)([("w", p) for p in params], **options_of(name))
+        give(params, arrays(1, shapes=[(3,), (3,)]))
+        with pytest.raises(ValueError, match="two leaves are called 'w'; rename one"):
             optimizer.step()
         assert not optimizer.state
-        assert torch.equal(p, torch.ones(3, dtype=dtype))
 
     @each_variant
     def test_layout_does_not_matter(self, name, options, same):
@@ -556,7 +636,7 @@ class TestT3Gradients:
             assert snapshot(optimizer) == before
         group["nonfinite"] = "raise"
         params[3].grad[0] = math.nan
-        unchanged("`grads` at '1' holds inf or NaN", FloatingPointError)
+        unchanged("`grads` at '3' holds inf or NaN", FloatingPointError)
         group["nonfinite"] = "propagate"
         assert snapshot(optimizer) == before
 
@@ -970,28 +1050,156 @@ class TestT6T7StateDict:
             assert snapshot(optimizer) == before
 
         fewer = parameters()[:2]
-        refused("doesn't match the size", class_of(name)(fewer, **options_of(name)).state_dict())
+        refused(
+            r'`state_dict\["param_groups"\]\[0\]\["params"\]` has 2 entries for 4 parameters',
+            class_of(name)(fewer, **options_of(name)).state_dict(),
+        )
         groups = [{"params": p} for p in parameters()]
-        refused("different number of parameter groups", class_of(name)(groups, **options_of(name)).state_dict())
+        refused(
+            r'`state_dict\["param_groups"\]` has 4 entries for 1 groups',
+            class_of(name)(groups, **options_of(name)).state_dict(),
+        )
         good = optimizer.state_dict()
         for field, value in good["state"][0].items():
             half = 0.5 if value.dtype == torch.int32 else 0.1
             for wrong in (torch.zeros(9, 9), torch.full(value.shape, half, dtype=torch.float64)):
                 bad = copy.deepcopy(good)
                 bad["state"][0][field] = wrong
-                refused(rf"`state_dict` at parameter 0, '{field}'", bad)
+                refused(rf'`state_dict\["state"\]\[0\]\["{field}"\]` (has shape|is torch.float64)', bad)
             bad = copy.deepcopy(good)
             bad["state"][0] = {key: value for key, value in bad["state"][0].items() if key != field} or {"more": 0}
-            refused(rf"`state_dict` at parameter 0 lacks \['{field}'\]", bad)
+            refused(rf"""`state_dict\["state"\]\[0\]` lacks \['{field}'\].*must have the fields""", bad)
         bad = copy.deepcopy(good)
         bad["state"][1]["more"] = torch.zeros(())
-        refused(r"has \['more'\], unknown", bad)
+        refused(r"""`state_dict\["state"\]\[1\]` has \['more'\], unknown""", bad)
         bad = copy.deepcopy(good)
         bad["state"][1]["step"] += 1
-        refused("has step 5, another of its group 4", bad)
+        refused(r'`state_dict\["state"\]\[1\]\["step"\]` is 5, that of another parameter of the group 4', bad)
         bad = copy.deepcopy(good)
         bad["param_groups"][0]["lr"] = -1.0
         refused("`lr` is -1.0", bad)
+
+    @each_rule
+    def test_damaged(self, name):
+        """What is no state_dict is refused with the place; nothing of it is loaded."""
+        params = parameters()
+        optimizer = class_of(name)([{"params": params[:2]}, {"params": params[2:]}], **options_of(name))
+        run(optimizer, params)
+        before, good = snapshot(optimizer), optimizer.state_dict()
+
+        def refused(kind, where, *keys, to):
+            bad = {"root": copy.deepcopy(good)}
+            node, path = bad, ["root", *keys]
+            for key in path[:-1]:
+                node = node[key]
+            node[path[-1]] = to
+            with pytest.raises(kind) as caught:
+                optimizer.load_state_dict(bad["root"])
+            assert str(caught.value).startswith(where), caught.value
+            assert "; nothing was loaded: " in str(caught.value)
+            assert snapshot(optimizer) == before
+
+        for to in (None, 3, [], [good], "state"):
+            refused(TypeError, "`state_dict` is ", to=to)
+        refused(ValueError, "`state_dict` has the keys ['state'], not", to={"state": {}})
+        for to in (None, 3, [], "x"):
+            refused(TypeError, '`state_dict["state"]` is ', "state", to=to)
+        for to in (None, 3, {}, "x"):
+            refused(TypeError, '`state_dict["param_groups"]` is ', "param_groups", to=to)
+        for to in (None, 3, [], "x"):
+            refused(TypeError, '`state_dict["param_groups"][1]` is ', "param_groups", 1, to=to)
+        for to in (None, 3, torch.ones(2), [], "x"):
+            refused(TypeError, '`state_dict["state"][0]` is ', "state", 0, to=to)
+        refused(
+            ValueError,
+            "`state_dict[\"param_groups\"][1]` has no 'params', only ['lr']",
+            "param_groups",
+            1,
+            to={"lr": 1},
+        )
+        listed = ("param_groups", 1, "params")
+        place = '`state_dict["param_groups"][1]["params"]'
+        for to in (None, 3, "23", {2, 3}):
+            refused(TypeError, f"{place}` is ", *listed, to=to)
+        for to in ([2], [2, 3, 4], []):
+            refused(ValueError, f"{place}` has {len(to)} entries for 2 parameters", *listed, to=to)
+        for to in (None, [3], 0.5):
+            refused(TypeError, f"{place}[1]` is {to!r}, it must be a parameter's key", *listed, 1, to=to)
+        names = ("param_groups", 1, "param_names")
+        refused(TypeError, '`state_dict["param_groups"][1]["param_names"]` is 3', *names, to=3)
+        refused(ValueError, '`state_dict["param_groups"][1]["param_names"]` has 1 entries', *names, to=["a"])
+        for field in good["state"][0]:
+            for to in (None, "x", {}, object(), [[1], [2, 3]], 2**70):
+                refused((TypeError, ValueError), f'`state_dict["state"][0]["{field}"]` ', "state", 0, field, to=to)
+            shape = good["state"][0][field].shape
+            for to in (
+                torch.zeros(shape, dtype=torch.complex64),
+                torch.zeros(shape, dtype=torch.bool),
+                torch.zeros(shape).to_sparse(),
+                torch.zeros(shape, device="meta"),
+            ):
+                refused(TypeError, f'`state_dict["state"][0]["{field}"]` is ', "state", 0, field, to=to)
+
+    @each_rule
+    def test_states_of_no_parameter(self, name):
+        """They would be kept where no step finds them, and momentum would start from zero."""
+        params = parameters()
+        optimizer = class_of(name)([{"params": params[:2]}, {"params": params[2:]}], **options_of(name))
+        run(optimizer, params)
+        before, good = snapshot(optimizer), optimizer.state_dict()
+
+        def refused(match, state, *listed):
+            bad = copy.deepcopy({**good, "state": state})
+            for group, keys in zip(bad["param_groups"], listed, strict=False):
+                group["params"] = keys
+            with pytest.raises(ValueError, match=match):
+                optimizer.load_state_dict(bad)
+            assert snapshot(optimizer) == before
+
+        own = good["state"]
+        refused(
+            r"""`state_dict\["state"\]` has the keys \['0', '1', '2', '3'\], which 'params' of no group lists \(they """
+            r"list \[0, 1, 2, 3\]\); nothing was loaded: .* integers",
+            {str(key): value for key, value in own.items()},
+        )
+        refused(r"has the keys \[7\], which", own | {7: own[0]})
+        refused(r"has the keys \[3\], which .* list \[0, 1, 2, 4\]", own, [0, 1], [2, 4])
+        twice = r'`state_dict\["param_groups"\]\[{}\]\["params"\]\[1\]` is 0, which another parameter has already'
+        refused(twice.format(0), {0: own[0]}, [0, 0])
+        refused(twice.format(1), {0: own[0]}, [0, 1], [2, 0])
+
+    @each_rule
+    def test_forms_that_torch_allows(self, name, same):
+        """Parameters that have not joined, other keys, a hook that adapts, a parameter that was given twice."""
+        params = parameters()
+        optimizer = class_of(name)(params, **options_of(name))
+        give(params, [*arrays(1)[:2], None, None])
+        optimizer.step()
+        good = optimizer.state_dict()
+        assert list(good["state"]) == [0, 1]
+
+        def named(state_dict):
+            state = {f"layer.{key}": own for key, own in state_dict["state"].items()}
+            groups = [{**g, "params": [f"layer.{key}" for key in g["params"]]} for g in state_dict["param_groups"]]
+            return {"state": state, "param_groups": groups}
+
+        for made in (good, named(good), {**good, "state": good["state"] | {3: {}}}):
+            fresh = [torch.nn.Parameter(p.detach().clone()) for p in params]
+            other = loaded_into(class_of(name)(fresh, **options_of(name)), made)
+            same(states(optimizer, params[:2]), states(other, fresh[:2]))
+            for grown, p in ((other, fresh), (copy.deepcopy(optimizer), None)):
+                run(grown, p or grown.param_groups[0]["params"])
+            same(fresh, grown.param_groups[0]["params"])
+        other = class_of(name)(parameters(), **options_of(name))
+        other.register_load_state_dict_pre_hook(
+            lambda opt, d: {**d, "state": {int(k): v for k, v in d["state"].items()}}
+        )
+        other.load_state_dict({**good, "state": {str(key): own for key, own in good["state"].items()}})
+        same(states(optimizer, params[:2]), states(other, other.param_groups[0]["params"][:2]))
+        with pytest.warns(UserWarning, match="duplicate parameters"):
+            optimizer = class_of(name)([params[0], params[0]], **options_of(name))
+        assert optimizer.state_dict()["param_groups"][0]["params"] == [1, 1]
+        optimizer.load_state_dict(optimizer.state_dict())
 
 
 class TestT8DistributedCheckpoint:

@@ -1,4 +1,4 @@
-"""AASS: what is special about momentum of signs. Oracles: algorithms.md section 7, from the author's text and code."""
+"""AASS: what is special about momentum of signs. Oracles: the notes, section 7, from the author's text and code."""
 
 import mpmath
 import numpy as np
@@ -53,7 +53,7 @@ def answers(rule, signs, dtype=np.float64, m=0.0):
     ],
 )
 def test_the_published_rows(options, rows, dtype):
-    # algorithms.md section 7, "Golden": beta = 0.9, signs +, +, -, 0; the blog's formula and the author's code.
+    # the notes, section 7, "Golden": beta = 0.9, signs +, +, -, 0; the blog's formula and the author's code.
     averages, u = answers(AASS(beta=0.9, **options), [1, 1, -1, 0], dtype)
     assert [round(m, 6) for m in averages] == [0.1, 0.19, 0.071, 0.0639]
     assert [round(x, 6) for x in u] == rows
@@ -61,7 +61,7 @@ def test_the_published_rows(options, rows, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_clamp_caps_the_answer(dtype):
-    # algorithms.md section 7: with eps = 1e-6 the blog's form tops out at 1.99820, without it at exactly 2.
+    # the notes, section 7: with eps = 1e-6 the blog's form tops out at 1.99820, without it at exactly 2.
     assert round(answers(AASS(beta=0.5), [1] * 60, np.float64)[1][-1], 5) == 1.99820
     assert answers(AASS(beta=0.5, eps=0.0), [1] * 80, dtype)[1][-1] == 2.0
     assert answers(AASS(beta=0.5, eps=0.0), [-1] * 80, dtype)[1][-1] == -2.0
@@ -69,7 +69,7 @@ def test_the_clamp_caps_the_answer(dtype):
 
 
 def test_the_lagged_variance_overshoots_the_first_contradiction():
-    # algorithms.md section 7: after a long streak m goes from 1 to 0.8; the code steps 2.000 in the old direction, the
+    # the notes, section 7: after a long streak m goes from 1 to 0.8; the code steps 2.000 in the old direction, the
     # blog 1.1807. (The clamp of the blog's form does not matter at 0.8.)
     (m,), (current,) = answers(AASS(beta=0.9), [-1], m=1.0)
     _, (lagged,) = answers(AASS(beta=0.9, variance="lagged"), [-1], m=1.0)
@@ -77,7 +77,7 @@ def test_the_lagged_variance_overshoots_the_first_contradiction():
 
 
 def test_the_gap_between_the_variances_is_largest_at_full_confidence():
-    # algorithms.md section 7: the maximum over all averages is 0.8193, at |m| = 1.
+    # the notes, section 7: the maximum over all averages is 0.8193, at |m| = 1.
     grid = np.linspace(-1.0, 1.0, 2001)
     p = np.zeros_like(grid)
     gap = np.zeros_like(grid)
@@ -92,14 +92,14 @@ def test_the_gap_between_the_variances_is_largest_at_full_confidence():
 
 
 def test_alternating_signs_settle_near_zero():
-    # algorithms.md section 7: |m| tends to (1 - beta)/(1 + beta) = 0.0526.
+    # the notes, section 7: |m| tends to (1 - beta)/(1 + beta) = 0.0526.
     averages, _ = answers(AASS(beta=0.9), [1, -1] * 300)
     assert abs(averages[-1]) == pytest.approx(0.1 / 1.9, rel=1e-12)
     assert averages[-2] == pytest.approx(0.1 / 1.9, rel=1e-12)
 
 
 def test_a_constant_sign_is_answered_by_the_arcsine_of_its_confidence():
-    # algorithms.md section 7: m_t = 1 - beta^t, exactly so for beta = 1/2; u_t = (4/pi) arcsin(m_t), correctly rounded.
+    # the notes, section 7: m_t = 1 - beta^t, exactly so for beta = 1/2; u_t = (4/pi) arcsin(m_t), correctly rounded.
     averages, u = answers(AASS(beta=0.5, eps=0.0), [1] * 20, np.float32)
     assert averages == [1.0 - 0.5**t for t in range(1, 21)]
     with mpmath.workdps(40):
@@ -107,7 +107,7 @@ def test_a_constant_sign_is_answered_by_the_arcsine_of_its_confidence():
 
 
 def test_the_lagged_answer_is_the_authors_atan2():
-    # algorithms.md section 7: u = (4/pi) atan2(m, sqrt(max(1 - m_before^2, 1e-30))), in float64.
+    # the notes, section 7: u = (4/pi) atan2(m, sqrt(max(1 - m_before^2, 1e-30))), in float64.
     rng = np.random.default_rng(4)
     signs = rng.choice([1, 1, 1, -1, 0], 200)
     averages, u = answers(AASS(beta=0.9, variance="lagged"), signs)
@@ -118,7 +118,7 @@ def test_the_lagged_answer_is_the_authors_atan2():
 
 
 def test_the_invariants_of_the_arcsine_hold_along_a_trajectory(same):
-    # algorithms.md section 7: |m| <= 1, |u| <= 2, u odd, zero only with m, u/m in [4/pi, 2].
+    # the notes, section 7: |m| <= 1, |u| <= 2, u odd, zero only with m, u/m in [4/pi, 2].
     rule = AASS(lr=1.0, beta=0.9)
     p = np.zeros(64, np.float32)
     state, mirrored = rule.init(p), rule.init(p)
@@ -134,7 +134,7 @@ def test_the_invariants_of_the_arcsine_hold_along_a_trajectory(same):
 
 
 def test_any_positive_factor_per_step_changes_nothing(variant, same):
-    # algorithms.md section 7: I1 holds exactly for any c_k > 0, also c_k that are no powers of two.
+    # the notes, section 7: I1 holds exactly for any c_k > 0, also c_k that are no powers of two.
     rule = AASS(lr=0.01, weight_decay=0.1, **variant)
     scales = np.random.default_rng(5).uniform(1e-6, 1e6, (40, 1)).astype(np.float32)
     same(run(rule), run(rule, grads=GRADS * scales))
@@ -153,7 +153,7 @@ def test_plus_makes_units_without_gradient_drift():
 
 
 def test_everybody_keeps_the_same_average_of_the_voted_signs(same):
-    # algorithms.md section 7, "Distributed": vote s, then update m identically everywhere; also for a mean of signs.
+    # the notes, section 7, "Distributed": vote s, then update m identically everywhere; also for a mean of signs.
     rule = AASS(lr=0.01, beta=0.5)
     state = rule.init(PARAMS)
     signs = np.stack([rule.message(PARAMS, g, state)[0].sign for g in GRADS[:4]])

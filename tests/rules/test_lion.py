@@ -1,4 +1,4 @@
-"""Lion: what is special about two averages. Oracles: algorithms.md section 12."""
+"""Lion: what is special about two averages. Oracles: the notes, section 12."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def run(rule, params=PARAMS, grads=GRADS):
 @pytest.mark.parametrize("sign_zero", ["zero", "plus", "minus", "random"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
 def test_with_equal_betas_it_is_signum(beta, sign_zero, same):
-    # algorithms.md section 12: c equals the new m.
+    # the notes, section 12: c equals the new m.
     options = {"lr": 0.01, "weight_decay": 0.1, "sign_zero": sign_zero}
     lion = run(Lion(beta1=beta, beta2=beta, **options), grads=HOSTILE)
     signum = run(Signum(beta=beta, **options), grads=HOSTILE)
@@ -61,7 +61,7 @@ def test_both_averages_are_two_rounded_products_and_a_sum(same):
 
 @pytest.mark.parametrize("start", [0.5, 2.0, 5.0])
 def test_decay_keeps_every_coordinate_in_the_box(start):
-    # algorithms.md section 12: |x_k| <= max(|x_0|, 1/wd) for lr*wd < 1, and eventually within 1/wd = 2.
+    # the notes, section 12: |x_k| <= max(|x_0|, 1/wd) for lr*wd < 1, and eventually within 1/wd = 2.
     rule = Lion(lr=0.125, weight_decay=0.5)
     rng = np.random.default_rng(3)
     drift = np.where(np.arange(64) % 2, 1.0, -1.0)  # a lasting push on every coordinate
@@ -80,7 +80,7 @@ def test_a_positive_factor_of_all_gradients_changes_no_parameter(scale, same):
 
 
 def test_workers_keep_averages_of_their_own_gradients(same):
-    # algorithms.md section 12: N identical workers are one; the state does not see the vote.
+    # the notes, section 12: N identical workers are one; the state does not see the vote.
     rule = Lion(lr=0.01)
     message, state = rule.message(PARAMS, GRADS[0], rule.init(PARAMS))
     delta, after = rule.apply(PARAMS, GRADS[0], message, state)

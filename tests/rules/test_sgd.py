@@ -44,7 +44,7 @@ def test_the_words_of_torch_where_nothing_is_rounded(momentum, dampening, nester
 
 
 def test_a_quadratic_contracts_by_one_minus_lr_times_curvature(same):
-    # algorithms.md section 1: f = L x^2 / 2 gives x_{k+1} = (1 - lr L) x_k exactly.
+    # the notes, section 1: f = L x^2 / 2 gives x_{k+1} = (1 - lr L) x_k exactly.
     x = PARAMS
     rule = SGD(lr=0.125)
     state = rule.init(x)

@@ -1,4 +1,4 @@
-"""signSGD: what is special about the plain sign. Oracles: algorithms.md sections 0, 2 and 5."""
+"""signSGD: what is special about the plain sign. Oracles: the notes, sections 0, 2 and 5."""
 
 from fractions import Fraction
 from itertools import product
@@ -23,7 +23,7 @@ def run(rule, params=PARAMS, grads=GRADS):
 
 
 def test_every_coordinate_moves_by_the_learning_rate_against_its_gradient(same):
-    # algorithms.md section 0, I2, with equality on coordinates that are not zero.
+    # the notes, section 0, I2, with equality on coordinates that are not zero.
     delta, _ = SignSGD(lr=0.01).delta(PARAMS, GRADS[0], SignSGD().init(PARAMS))
     lr = np.float32(0.01)
     same(delta, np.where(GRADS[0] > 0, -lr, np.where(GRADS[0] < 0, lr, np.float32(0.0))))
@@ -44,7 +44,7 @@ def test_a_positive_factor_of_the_gradients_changes_nothing(scale, same):
 
 
 def test_a_separable_quadratic_shrinks_by_lr_until_within_lr_of_zero():
-    # algorithms.md section 2: |x_i| decreases by exactly gamma until |x_i| < gamma. Powers of two: nothing rounds.
+    # the notes, section 2: |x_i| decreases by exactly gamma until |x_i| < gamma. Powers of two: nothing rounds.
     curvature = np.float32([1.0, 10.0, 100.0])
     x = np.float32([1.0, -2.0, 3.0])
     rule = SignSGD(lr=0.125)
@@ -59,7 +59,7 @@ def test_a_separable_quadratic_shrinks_by_lr_until_within_lr_of_zero():
 
 @pytest.mark.parametrize("lr", [0.01, schedules.inverse_sqrt(0.5), schedules.cosine(0.1, total_steps=500)])
 def test_the_counterexample_never_leaves_its_line(lr):
-    # Safaryan and Richtarik 2019, section 3.2 (algorithms.md section 2): a1 = (1+e, -1+e), a2 = (-1+e, 1+e), gradients
+    # Safaryan and Richtarik 2019, section 3.2 (the notes, section 2): a1 = (1+e, -1+e), a2 = (-1+e, 1+e), gradients
     # 2 <a_i, x> a_i, start on z1 + z2 = 2. Every step has the sign of +-(1, -1), whatever its size, so the sum stays 2
     # and the optimum (0, 0) is never reached; 2000 steps, up to rounding.
     a = np.asarray([[1.5, -0.5], [-0.5, 1.5]])
@@ -106,7 +106,7 @@ def test_random_zeros_are_fair_coins_that_depend_on_seed_step_and_place(differ):
     ],
 )
 def test_the_drift_of_the_majority_vote_is_that_of_the_exact_binomial(rho, drifts):
-    # algorithms.md section 5: E[V] for M = 1 .. 6 workers that are right with probability rho, sign(0) = 0;
+    # the notes, section 5: E[V] for M = 1 .. 6 workers that are right with probability rho, sign(0) = 0;
     # 2l - 1 and 2l workers drift alike.
     for workers, expected in enumerate(drifts, start=1):
         outcomes = np.asarray(list(product([1.0, -1.0], repeat=workers)), dtype=np.float32)
@@ -119,7 +119,7 @@ def test_the_drift_of_the_majority_vote_is_that_of_the_exact_binomial(rho, drift
 
 
 def test_breaking_ties_upwards_biases_the_vote_of_an_even_number():
-    # algorithms.md section 5: "with tie '+1' the equality breaks".
+    # the notes, section 5: "with tie '+1' the equality breaks".
     outcomes = np.asarray(list(product([1.0, -1.0], repeat=2)), dtype=np.float32).T
     assert sc.vote.majority(outcomes).sum() == 0.0
     assert sc.vote.majority(outcomes, ties="plus").sum() == 2.0
@@ -141,7 +141,7 @@ def test_fewer_than_half_the_workers_cannot_turn_a_unanimous_vote(same):
 
 
 def test_workers_may_scale_their_losses(same):
-    # algorithms.md section 5: the iterates do not see positive weights of the workers' losses.
+    # the notes, section 5: the iterates do not see positive weights of the workers' losses.
     rule = SignSGD(lr=0.01)
     state = rule.init(PARAMS)
 

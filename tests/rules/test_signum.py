@@ -1,4 +1,4 @@
-"""Signum: what is special about the sign of an average. Oracles: algorithms.md section 4 and figure 1 of AASS."""
+"""Signum: what is special about the sign of an average. Oracles: the notes, section 4 and figure 1 of AASS."""
 
 from fractions import Fraction
 
@@ -44,7 +44,7 @@ def test_without_memory_it_is_signsgd(nesterov, sign_zero, same):
 
 
 def test_the_first_step_is_signsgds(same):
-    # algorithms.md section 4: m = (1 - beta) g_0 has the sign of g_0.
+    # the notes, section 4: m = (1 - beta) g_0 has the sign of g_0.
     same(run(Signum(lr=0.01), grads=GRADS[:1])[0], run(SignSGD(lr=0.01), grads=GRADS[:1])[0])
 
 
@@ -67,7 +67,7 @@ def test_the_complement_of_beta_is_formed_from_the_rounded_beta(differ, same):
 
 
 def test_one_outlier_turns_signum_for_two_steps_and_aass_never():
-    # Figure 1 of AASS (algorithms.md sections 4 and 7): gradients of -1 for 26 steps, one of +10, then -1 again.
+    # Figure 1 of AASS (the notes, sections 4 and 7): gradients of -1 for 26 steps, one of +10, then -1 again.
     history = [-1] * 26 + [10] + [-1] * 13
     m, wrong = Fraction(0), []
     for k, g in enumerate(history):  # the real numbers, without a rounding
@@ -83,7 +83,7 @@ def test_one_outlier_turns_signum_for_two_steps_and_aass_never():
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_heavy_ball_has_the_signs_of_the_average(nesterov, same):
-    # algorithms.md section 4: v = mu v + g with v_0 = g_0 is m/(1 - mu), so the signs are identical, and Nesterov's is
+    # the notes, section 4: v = mu v + g with v_0 = g_0 is m/(1 - mu), so the signs are identical, and Nesterov's is
     # sign(g + mu v). Integers and mu = 1/2: nothing rounds, so this holds to the bit, zeros included.
     grads = np.random.default_rng(5).integers(-3, 4, (12, 64)).astype(np.float32)
     ball = SGD(lr=1.0, momentum=0.5, nesterov=nesterov)
@@ -112,7 +112,7 @@ def test_a_positive_factor_of_all_gradients_changes_no_parameter(scale, same):
 
 
 def test_each_worker_averages_before_the_vote(same):
-    # algorithms.md section 5: momentum on the worker, before the vote; momentum after it is a different rule.
+    # the notes, section 5: momentum on the worker, before the vote; momentum after it is a different rule.
     rule = Signum(lr=0.01)
     message, state = rule.message(PARAMS, GRADS[0], rule.init(PARAMS))
     same(state.m, run(rule, grads=GRADS[:1])[1].m)
