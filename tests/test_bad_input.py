@@ -515,7 +515,7 @@ def test_a_name_in_other_letters_is_suggested():
 
 
 def test_a_decay_that_float32_rounds_to_one():
-    with pytest.raises(ValueError, match="`beta1` is 0.999999999, which is 1 in float32"):
+    with pytest.raises(ValueError, match=r"`beta1` is 0\.999999999, which is 1 in float32"):
         sc.Lion(beta1=1 - 1e-9)
 
 

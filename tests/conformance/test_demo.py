@@ -65,3 +65,19 @@ def test_two_digests_are_a_failure() -> None:
     assert demo.verdict(runs[:1], [], ["lion"], backends) == ["lion: no result from torch"]
     poor = [run._replace(digest="0" * 64, accuracy=0.5) for run in runs]
     assert "50.0% is below 93%" in demo.verdict(poor, [], ["lion"], backends)[0]
+
+
+def test_a_demo_without_any_backend_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = next(b.name for b in BACKENDS if b.missing() is not None)
+    assert main(["demo", "--rule", "lion", "--backend", missing, "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "no backend could run" in printed
+    assert "trajectories.png" not in printed
+
+
+@pytest.mark.parametrize("steps", ["0", "-3", "many"])
+def test_a_demo_takes_at_least_one_step(steps: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--steps", steps])
+    assert ended.value.code == 2
+    assert "pass a whole number from 1 on" in capsys.readouterr().err

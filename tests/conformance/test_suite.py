@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import signcore as sc
 from signcore_conformance import cells, golden, regen, suite, workloads
-from signcore_conformance.__main__ import main
+from signcore_conformance.__main__ import DEVICES, main
 from signcore_conformance.backends import BACKENDS
+from signcore_conformance.compare import compare, expected, find
 
 LISTED = (
     "numpy numpy-readonly array-api-strict cupy-loop torch torch-adapter torch-compile jax jax-jit jax-scan "
@@ -169,7 +172,77 @@ def test_known_words_are_not_rewritten_without_a_changelog_entry(
     held = json.loads(json.dumps(golden.load("signsgd")))
     held["words"]["0/float32"]["sha256"] = "0" * 64
     monkeypatch.setattr(golden, "load", lambda rule: held)
-    monkeypatch.setattr(regen, "_in_changelog", lambda rule: False)
+    monkeypatch.setattr(regen, "_entry", lambda rule: "")
     monkeypatch.setattr(Path, "write_text", lambda *a: pytest.fail("it was written"))
     assert regen.main(["--rules", "signsgd"]) == 1
     assert "CHANGELOG.md" in capsys.readouterr().out
+
+
+def test_one_changelog_entry_serves_one_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = json.loads(json.dumps(golden.load("signsgd"))) | {"entry": "because"}
+    held["words"]["0/float32"]["sha256"] = "0" * 64
+    written: list[str] = []
+    monkeypatch.setattr(golden, "load", lambda rule: held)
+    monkeypatch.setattr(Path, "write_text", lambda self, text: written.append(text))
+    monkeypatch.setattr(regen, "_entry", lambda rule: "because")
+    assert regen.main(["--rules", "signsgd"]) == 1
+    assert not written
+    monkeypatch.setattr(regen, "_entry", lambda rule: "because and because")
+    assert regen.main(["--rules", "signsgd"]) == 0
+    assert json.loads(written[0])["entry"] == "because and because"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--json", "/nonexistent/out.json"], "`--json` is"),
+        (["--guarantees", "/nonexistent/README.md"], "`--guarantees` is"),
+        (["--guarantees", "{readme}", "--quick"], "takes a whole run"),
+        (["--guarantees", "{readme}", "--rules", "lion"], "takes a whole run"),
+    ],
+)
+def test_results_that_could_not_be_written_are_refused_before_the_work(
+    options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- guarantees: generated -->\n<!-- /guarantees -->\n")
+    with pytest.raises(SystemExit) as ended:
+        main([option.format(readme=readme) for option in options])
+    assert ended.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_gpu_run_without_a_device_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    run, _ = suite.choose(DEVICES)
+    if run:
+        pytest.skip(f"{run[0].name} can run here")
+    assert main(["gpu", "--quick", "--rules", "signsgd"]) == 1
+    assert "FAILED: none of cupy" in capsys.readouterr().out
+
+
+def test_near_ties_without_a_tie_are_not_taken_for_a_rule_without_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = golden.variants("lion")[0]
+    monkeypatch.setattr(workloads, "_is_near", lambda reference, p, g, old: np.zeros(g.shape, bool))
+    made = workloads.near_ties("float32", workloads.SMALL, golden.reference(rule))
+    assert made.near == 0.0
+    cell = cells.Cell("lion", "numpy", "float32", "near-ties", 10**6, None, made.near)
+    plan = cells.Plan(("lion",), ("float32",), workloads.SMALL)
+    assert suite.Results(plan, [], {}, [cell]).far_from_ties() == ["lion in float32: 0.0%"]
+
+
+def test_streams_of_noise_are_compared() -> None:
+    rule = sc.SignSGD(sign_zero="random", seed=3)
+    made = find("random", rule, "float32", workloads.SMALL)
+    numpy = suite.choose(["numpy"])[0][0]
+
+    def moved() -> Iterator[Any]:
+        for params, state in numpy.run(rule, made):
+            stream = dict(state.stream)
+            stream["w1"] = stream["w1"] + np.int32(1)
+            yield params, state._replace(stream=stream)
+
+    truth = expected("random", rule, "float32", workloads.SMALL)
+    assert compare(numpy.run(rule, made), truth).mismatch is None
+    found = compare(moved(), truth).mismatch
+    assert found is not None
+    assert found["path"] == "state/stream/w1"
