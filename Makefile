@@ -48,9 +48,9 @@ golden: $(STAMP)  ## write the golden files again (needs an entry in CHANGELOG.m
 	$(RUN) -m signcore_conformance.regen
 
 # No environment here: a GPU machine may have no network, so this takes $(PYTHON) with the frameworks it has.
-gpu:  ## run the suite on the GPU with $(PYTHON) as it is; installs nothing
+gpu:  ## run the suite on the GPU with $(PYTHON) as it is, into docs/results/gpu.json; installs nothing
 	PYTHONPATH="$(CURDIR):$(CURDIR)/adapters:$(CURDIR)/conformance$${PYTHONPATH:+:$$PYTHONPATH}" \
-	  $(PYTHON) -m signcore_conformance gpu
+	  $(PYTHON) -m signcore_conformance gpu --json docs/results/gpu.json
 
 # The environment stays, since VENV may name one that serves other work as well; the next target installs anew.
 clean:  ## remove caches and outputs

@@ -17,6 +17,7 @@ from .checks import Range
 
 _POSITIVE = Range(0.0)
 _LAST = 2**31 - 1  # where a state's step counter stays
+_COUNT = Range(1, maximum=_LAST)
 
 
 class Schedule:
@@ -133,7 +134,7 @@ class cosine(Schedule):
     def __post_init__(self) -> None:
         checks.number("value", self.value, _POSITIVE)
         checks.integer("total_steps", self.total_steps)
-        checks.number("total_steps", self.total_steps, Range(1))
+        checks.number("total_steps", self.total_steps, _COUNT)
         checks.number("final", self.final, Range(0.0, 1.0))
 
     def at(self, step: Any, dtype: str) -> Any:
@@ -168,7 +169,7 @@ class linear_warmup(Schedule):
     def __post_init__(self) -> None:
         checks.number("value", self.value, _POSITIVE)
         checks.integer("steps", self.steps)
-        checks.number("steps", self.steps, Range(1))
+        checks.number("steps", self.steps, _COUNT)
         if not (self.then is None or isinstance(self.then, Schedule)):
             raise TypeError(f"`then` is {self.then!r}; pass a schedule of signcore.schedules, or None")
 
@@ -206,7 +207,7 @@ class step(Schedule):
     def __post_init__(self) -> None:
         checks.number("value", self.value, _POSITIVE)
         checks.integer("size", self.size)
-        checks.number("size", self.size, Range(1))
+        checks.number("size", self.size, _COUNT)
         checks.number("factor", self.factor, Range(0.0, 1.0))
 
     def at(self, step: Any, dtype: str) -> Any:

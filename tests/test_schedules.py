@@ -207,3 +207,17 @@ def test_a_successor_that_is_no_schedule(then):
 def test_the_base_has_no_value():
     with pytest.raises(NotImplementedError, match="Schedule defines no value"):
         schedules.Schedule()(0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda n: schedules.cosine(0.1, total_steps=n),
+        lambda n: schedules.linear_warmup(0.1, steps=n),
+        lambda n: schedules.step(0.1, size=n, factor=0.5),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 2**31])
+def test_counts_that_no_step_counter_reaches(build, count):
+    with pytest.raises(ValueError, match=f"is {count}; it must be finite and in"):
+        build(count)

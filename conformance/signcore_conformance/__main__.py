@@ -96,15 +96,18 @@ def main(arguments: list[str] | None = None) -> int:
     if problem:
         parser.error(problem)
     console = Console(width=None if sys.stdout.isatty() else 110)
+    run, not_run = choose(options.backends)
+    if on_gpu and not any(backend.name in DEVICES for backend in run):
+        for name, reason in not_run.items():
+            console.print(f"not run: {name} ({reason})", highlight=False, soft_wrap=True)
+        console.print(f"FAILED: none of {', '.join(DEVICES)} can run here", highlight=False, soft_wrap=True)
+        return 1
     results = suite(plan, options.backends, console)
     report.show(results, console)
     if options.json:
         Path(options.json).write_text(json.dumps(results.as_json(), indent=1) + "\n")
     if options.guarantees:
         _insert(Path(options.guarantees), report.guarantees(results))
-    if on_gpu and not any(backend.name in DEVICES for backend in results.backends):
-        console.print(f"FAILED: none of {', '.join(DEVICES)} can run here", highlight=False)
-        return 1
     return 0 if results.passed else 1
 
 

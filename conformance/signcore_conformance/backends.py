@@ -271,6 +271,19 @@ def _no_cuda_in_torch() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
+def device_name() -> str | None:
+    """Name of the CUDA device of this machine, None without one."""
+    if importlib.util.find_spec("torch") is not None and _no_cuda_in_torch() is None:
+        import torch
+
+        return str(torch.cuda.get_device_name(0))
+    if importlib.util.find_spec("cupy") is not None and _no_cuda_in_cupy() is None:
+        import cupy
+
+        return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    return None
+
+
 # -- JAX ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .backends import ALL, BACKENDS, Backend
+from .backends import ALL, BACKENDS, Backend, device_name
 from .cells import MINIMUM, Cell, Plan, mixed_dtypes, tasks, wanted
 from .compare import versions
 from .worker import Job, start
@@ -78,6 +78,7 @@ class Results:
             "backends": [backend.name for backend in self.backends],
             "not_run": self.not_run,
             "versions": versions(),
+            "device": device_name(),
             "cells": [cell._asdict() for cell in self.cells],
         }
 
