@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-# Elements per block: float32 temporaries of 64 KiB, a dozen of which fit a 1 MiB second-level cache.
+# Elements per block: float32 temporaries of 512 KiB. Blocks of a quarter of that fit a second-level cache better, but
+# then the calls of an operation cost as much as its work (lion on 4 M elements: 32 ms against 18).
 SIZE = 131072
 
 
