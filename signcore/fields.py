@@ -69,7 +69,10 @@ def resolve(value: Any, compute: str, step: Any) -> Any:
     if isinstance(value, Schedule):
         value = value(step, compute)
     elif callable(value):
-        value = value(step)  # a foreign schedule: taken as given
+        made = value(step)  # a foreign schedule: taken as given, when it is one number
+        if not (checks.is_number(made) or hasattr(made, "dtype")):
+            raise TypeError(f"the schedule {value!r} returned {made!r}; it must return a number or a 0-d array")
+        value = made
     if checks.is_number(value):
         return ops.rounded(float(value), compute)
     xp = frameworks.namespace(step)

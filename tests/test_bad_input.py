@@ -558,3 +558,10 @@ def test_a_tuple_of_gradients_serves_a_list_of_parameters():
 def test_votes_of_no_signs(vote, stacked, error, words):
     with pytest.raises(error, match=words):
         vote(stacked)
+
+
+@pytest.mark.parametrize("made", [None, "0.1", [0.1]])
+def test_a_foreign_schedule_that_returns_no_number(made):
+    rule, p = sc.SignSGD(lr=lambda step: made), np.ones(2, np.float32)
+    with pytest.raises(TypeError, match=r"the schedule .* returned"):
+        rule.step(p, p, rule.init(p))
