@@ -86,6 +86,14 @@ def known(argument: str, value: Any, names: Iterable[str]) -> None:
     raise ValueError(f"`{argument}` is {value!r}; {hint}known: {', '.join(names)}")
 
 
+def keyword(owner: str, argument: str, name: str, names: Iterable[str]) -> None:
+    """A keyword must be known to what is being built; as Python's own, the error is a TypeError."""
+    try:
+        known(argument, name, names)
+    except ValueError as error:
+        raise TypeError(f"{owner}: {error}") from None
+
+
 def distinct(argument: str, names: list[str], count: int) -> None:
     """One name per leaf, and no two alike: leaves of one name would draw the same noise."""
     if len(names) != count:

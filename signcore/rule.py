@@ -407,10 +407,8 @@ def rule(name: str, **hyperparameters: Any) -> Rule:
         A hyperparameter that the rule does not have; likewise.
     """
     checks.known("name", name, classes())
-    known = [field.name for field in dataclasses.fields(classes()[name])]
-    try:
-        for keyword in hyperparameters:
-            checks.known("hyperparameters", keyword, known)
-    except ValueError as error:
-        raise TypeError(f"{classes()[name].__name__}: {error}") from None
-    return classes()[name](**hyperparameters)
+    cls = classes()[name]
+    known = [field.name for field in dataclasses.fields(cls)]
+    for keyword in hyperparameters:
+        checks.keyword(cls.__name__, "hyperparameters", keyword, known)
+    return cls(**hyperparameters)

@@ -46,10 +46,7 @@ def known_keywords(owner: str, known: Iterable[str], given: Mapping[str, Any]) -
     refuse_options(owner, given)
     left = {name: value for name, value in given.items() if name not in TORCH_OPTIONS}
     for name in left:
-        try:
-            checks.known("keyword", name, [name for name in known if name != "self"])
-        except ValueError as error:
-            raise TypeError(f"{owner}: {error}") from None
+        checks.keyword(owner, "keyword", name, [name for name in known if name != "self"])
     return left
 
 

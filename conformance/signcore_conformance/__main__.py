@@ -96,11 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     if problem:
         parser.error(problem)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    run, not_run = choose(options.backends)
-    if on_gpu and not any(backend.name in DEVICES for backend in run):
-        for name, reason in not_run.items():
-            console.print(f"not run: {name} ({reason})", highlight=False, soft_wrap=True)
-        console.print(f"FAILED: none of {', '.join(DEVICES)} can run here", highlight=False, soft_wrap=True)
+    if on_gpu and not _any_device(options.backends, console):
         return 1
     results = suite(plan, options.backends, console)
     report.show(results, console)
@@ -109,6 +105,17 @@ def main(arguments: list[str] | None = None) -> int:
     if options.guarantees:
         _insert(Path(options.guarantees), report.guarantees(results))
     return 0 if results.passed else 1
+
+
+def _any_device(names: list[str], console: Console) -> bool:
+    """Whether a device can run; says why none can."""
+    run, not_run = choose(names)
+    if any(backend.name in DEVICES for backend in run):
+        return True
+    for name, reason in not_run.items():
+        console.print(f"not run: {name} ({reason})", highlight=False, soft_wrap=True)
+    console.print(f"FAILED: none of {', '.join(DEVICES)} can run here", highlight=False, soft_wrap=True)
+    return False
 
 
 BEGIN, END = "<!-- guarantees: generated -->\n", "<!-- /guarantees -->"

@@ -26,6 +26,11 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
     return unflatten(tree, leaves)
 
 
+def state_map(function: Callable[[Any], Any], state: Any) -> Any:
+    """A state with a function applied to every leaf of its fields."""
+    return type(state)(*(None if field is None else tree_map(function, field) for field in state))
+
+
 def _same(function: Any) -> Any:
     return function
 
@@ -87,8 +92,7 @@ class Backend:
 
     def read(self, params: Any, state: Any) -> Step:
         """A step's outcome as NumPy trees."""
-        fields = {n: None if v is None else tree_map(self.back, v) for n, v in state._asdict().items()}
-        return tree_map(self.back, params), type(state)(**fields)
+        return tree_map(self.back, params), state_map(self.back, state)
 
 
 _COMPILED: dict[Any, Any] = {}
@@ -108,20 +112,28 @@ def _gradients(backend: Backend, workload: Workload) -> Any:
     return compiled(backend, ("gradients", workload.shapes), network.gradients)
 
 
-def functional(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
-    """The plain loop: ``params, state = step(params, grads, state)``."""
-    params = tree_map(backend.to, workload.tree(workload.params))
-    state = rule.init(params)
-    step = compiled(backend, (rule, workload.shapes), rule.step)
+def _loop(backend: Backend, workload: Workload, params: Any, state: Any, step: Any) -> Iterator[Step]:
+    """``params, state = step(params, grads, state)``, over and over."""
     gradient = _gradients(backend, workload)
     for inputs in workload.inputs:
         if workload.is_network:
             grads = gradient(params, tree_map(backend.to, inputs))
         else:
             grads = tree_map(backend.to, workload.tree(inputs))
-        extra = {"noise": rule.noise(params, state)} if backend.noise_as_input and rule.draws_noise else {}
-        params, state = step(params, grads, state, **extra)
+        params, state = step(params, grads, state)
         yield backend.read(params, state)
+
+
+def functional(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+    """The rule's own step."""
+    params = tree_map(backend.to, workload.tree(workload.params))
+    step = compiled(backend, (rule, workload.shapes), rule.step)
+
+    def noisy(params: Any, grads: Any, state: Any) -> Any:
+        return step(params, grads, state, noise=rule.noise(params, state))
+
+    drawn_outside = backend.noise_as_input and rule.draws_noise
+    return _loop(backend, workload, params, rule.init(params), noisy if drawn_outside else step)
 
 
 # -- NumPy -------------------------------------------------------------------------------------------------------
@@ -138,7 +150,7 @@ def _readonly_loop(backend: Backend, rule: sc.Rule, workload: Workload) -> Itera
     params = tree_map(_readonly, workload.tree(workload.params))
     state = rule.init(params)
     for inputs in workload.inputs:
-        state = type(state)(*(None if v is None else tree_map(_readonly, v) for v in state))
+        state = state_map(_readonly, state)
         grads = network.gradients(params, tree_map(_readonly, inputs)) if workload.is_network else workload.tree(inputs)
         params, state = rule.step(tree_map(_readonly, params), tree_map(_readonly, grads), state)
         yield backend.read(params, state)
@@ -330,8 +342,7 @@ def _scan(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]
         carry, trajectory = run(carry, tree_map(backend.to, unflatten(trees[0], stacked)))
         params, state = backend.read(*trajectory)
         for k in range(len(some)):
-            fields = {n: None if v is None else tree_map(lambda a, k=k: a[k], v) for n, v in state._asdict().items()}
-            yield tree_map(lambda a, k=k: a[k], params), type(state)(**fields)
+            yield tree_map(lambda a, k=k: a[k], params), state_map(lambda a, k=k: a[k], state)
 
 
 def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
@@ -347,16 +358,7 @@ def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step
         return optax.apply_updates(params, updates), state
 
     params = tree_map(backend.to, workload.tree(workload.params))
-    state = transform.init(params)
-    step = compiled(backend, (rule, workload.shapes), update)
-    gradient = _gradients(backend, workload)
-    for inputs in workload.inputs:
-        if workload.is_network:
-            grads = gradient(params, tree_map(backend.to, inputs))
-        else:
-            grads = tree_map(backend.to, workload.tree(inputs))
-        params, state = step(params, grads, state)
-        yield backend.read(params, state)
+    return _loop(backend, workload, params, transform.init(params), compiled(backend, (rule, workload.shapes), update))
 
 
 def _no_gpu_in_jax() -> str | None:

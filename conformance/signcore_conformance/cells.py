@@ -34,6 +34,10 @@ class Plan(NamedTuple):
         chosen = self.dtypes or (backend.quick_dtypes if self.quick else ALL)
         return tuple(dtype for dtype in chosen if dtype in backend.dtypes)
 
+    def mixes(self, backend: Backend) -> bool:
+        """Whether a backend runs the mixed tree: not when it is run in one dtype alone."""
+        return len(self.dtypes_of(backend)) > 1
+
 
 class Task(NamedTuple):
     """What one cell runs: a rule with its options in a dtype under a workload."""
@@ -106,7 +110,7 @@ def run(backends: Iterable[Backend], plan: Plan, dtypes: tuple[str, ...]) -> Ite
 
 def mixed_dtypes(backend: Backend, plan: Plan, dtypes: tuple[str, ...]) -> tuple[str, ...]:
     """Dtypes of the mixed tree, none when a backend is run in one dtype alone; JAX has float64 only when it is on."""
-    if len(plan.dtypes_of(backend)) < 2:
+    if not plan.mixes(backend):
         return ()
     narrow = backend.group.startswith("jax") and "float64" not in dtypes
     return tuple(dtype for dtype in backend.dtypes if not (narrow and dtype == "float64"))
@@ -115,13 +119,18 @@ def mixed_dtypes(backend: Backend, plan: Plan, dtypes: tuple[str, ...]) -> tuple
 def _run(backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...] = ()) -> Cell:
     """One cell; whatever is raised is a mismatch of this cell and stops no other."""
     cell = Cell(task.rule.name, backend.name, task.dtype, task.workload, 0)
+    mismatch: dict[str, Any] | None
     try:
         if task.rule.nonfinite == "raise":
-            return _refusal(cell, backend, task, plan)
-        return _compare(cell, backend, task, plan, dtypes)
+            mismatch = _refusal(backend, task)
+        else:
+            cell, mismatch = _compare(cell, backend, task, plan, dtypes)
     except Exception:
-        problem = {"step": None, "path": "", "problem": "raised\n" + traceback.format_exc(limit=-4)}
-        return _result(cell, task, problem, plan)
+        mismatch = {"step": None, "path": "", "problem": "raised\n" + traceback.format_exc(limit=-4)}
+    if mismatch is None:
+        return cell
+    head = {"rule": repr(task.rule), "backend": cell.backend, "dtype": cell.dtype, "workload": cell.workload}
+    return cell._replace(mismatch={**head, **mismatch, "command": _command(cell, task, plan)})
 
 
 def _command(cell: Cell, task: Task, plan: Plan) -> str:
@@ -134,14 +143,9 @@ def _command(cell: Cell, task: Task, plan: Plan) -> str:
     )
 
 
-def _result(cell: Cell, task: Task, mismatch: dict[str, Any] | None, plan: Plan) -> Cell:
-    if mismatch is None:
-        return cell
-    head = {"rule": repr(task.rule), "backend": cell.backend, "dtype": cell.dtype, "workload": cell.workload}
-    return cell._replace(mismatch={**head, **mismatch, "command": _command(cell, task, plan)})
-
-
-def _compare(cell: Cell, backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...]) -> Cell:
+def _compare(
+    cell: Cell, backend: Backend, task: Task, plan: Plan, dtypes: tuple[str, ...]
+) -> tuple[Cell, dict[str, Any] | None]:
     """The trajectory against the reference, and the digest of random gradients against the golden file."""
     large = plan.large if task.is_main else SMALL  # options cost a compilation each: on the small tree
     made = find(task.workload, task.rule, task.dtype, large, dtypes)
@@ -153,25 +157,23 @@ def _compare(cell: Cell, backend: Backend, task: Task, plan: Plan, dtypes: tuple
         if known != outcome.digest:
             problem = f"SHA-256 {outcome.digest} is not the golden file's {known} for variant {task.variant}"
             mismatch = {"step": len(made.inputs) - 1, "path": "", "problem": problem}
-    return _result(cell._replace(near=made.near, words=sum(outcome.words.values())), task, mismatch, plan)
+    return cell._replace(near=made.near, words=sum(outcome.words.values())), mismatch
 
 
-def _refusal(cell: Cell, backend: Backend, task: Task, plan: Plan) -> Cell:
+def _refusal(backend: Backend, task: Task) -> dict[str, Any] | None:
     """With "raise", an eager step must stop at the first inf, a traced one when it is traced."""
     made = find("hostile", task.rule, task.dtype, SMALL)
     truth = expected("hostile", task.rule.replace(nonfinite="propagate"), task.dtype, SMALL)
     at = 0 if backend.traced else next(k for k, g in enumerate(made.inputs) if not np.isfinite(g["w1"]).all())
-    first, last = made.inputs[0], made.inputs[at]
-    short = made._replace(inputs=[*made.inputs[:at], last] if at else [first])
     message = "no error was raised"
     try:
-        compare(backend.run(task.rule, short), truth[: len(short.inputs)])
+        compare(backend.run(task.rule, made._replace(inputs=made.inputs[: at + 1])), truth[: at + 1])
     except Exception as error:
         message = str(error)
         said = "skip" if backend.traced else "holds inf or NaN"
         if said in message and "nonfinite" in message:
-            return cell
-    return _result(cell, task, {"step": at, "path": "", "problem": f"nonfinite='raise': {message}"}, plan)
+            return None
+    return {"step": at, "path": "", "problem": f"nonfinite='raise': {message}"}
 
 
 def golden_words(rule: sc.Rule, dtype: str, large: int) -> dict[str, Any]:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import queue
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,7 +24,7 @@ import signcore as sc
 from . import golden, network, words
 from .backends import BACKENDS, Backend
 from .compare import by_path, versions
-from .worker import WorkerDied, lines
+from .worker import WorkerDied, each, lines
 from .workloads import Workload, digits
 
 STEPS = 300  # 25 epochs of 12 batches
@@ -89,32 +86,19 @@ def _jobs(rules: list[str], backends: list[Backend], steps: int) -> list[tuple[l
 
 def run(rules: list[str], backends: list[Backend], steps: int) -> tuple[list[Run], list[str]]:
     """All trainings, as many processes at a time as there are cores, with a progress bar."""
-    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for job in _jobs(rules, backends, steps):
-        waiting.put(job)
     runs: list[Run] = []
     errors: list[str] = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("training", total=len(rules) * len(backends))
 
-        def work() -> None:
-            while True:
-                try:
-                    job = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                for found in _worker(*job):
-                    if isinstance(found, str):
-                        errors.append(found)
-                        continue
-                    runs.append(found)
-                    progress.update(task, advance=1, description=f"{found.rule} on {found.backend}")
+        def take(found: Run | str) -> None:
+            if isinstance(found, str):
+                errors.append(found)
+                return
+            runs.append(found)
+            progress.update(task, advance=1, description=f"{found.rule} on {found.backend}")
 
-        threads = [threading.Thread(target=work) for _ in range(max(1, min(os.cpu_count() or 1, 4)))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        each(_jobs(rules, backends, steps), lambda job: _worker(*job), take)
     return runs, errors
 
 

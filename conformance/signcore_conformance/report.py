@@ -23,7 +23,7 @@ def entry(results: Results, rule: str, backend: Any, dtype: str) -> str:
     cells = [c for c in results.cells if (c.rule, c.backend, c.dtype) == (rule, backend.name, dtype)]
     if any(cell.mismatch for cell in cells):
         return "MISMATCH"
-    if dtype == "mixed" and not cells and len(results.plan.dtypes_of(backend)) < 2:
+    if dtype == "mixed" and not cells and not results.plan.mixes(backend):
         return ""
     words = sum(cell.words for cell in cells)
     return f"{words / 1e6:.3g} M" if words else "EMPTY"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import queue
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 from .backends import ALL, BACKENDS, Backend, device_name
 from .cells import MINIMUM, Cell, Plan, mixed_dtypes, tasks, wanted
 from .compare import versions
-from .worker import Job, start
+from .worker import Job, each, start
 from .workloads import NAMES
 
 
@@ -37,7 +34,7 @@ class Results:
             for backend in self.backends:
                 dtypes = self.plan.dtypes_of(backend)
                 must = [(dtype, workload) for dtype in dtypes for workload in self.plan.workloads]
-                for dtype, workload in must + [("mixed", "mixed")] * (len(dtypes) > 1):
+                for dtype, workload in must + [("mixed", "mixed")] * self.plan.mixes(backend):
                     found = words.get((rule, backend.name, dtype, workload), 0)
                     if found < MINIMUM:
                         missing.append(f"{rule} x {backend.name} x {dtype} x {workload}: {found} words")
@@ -126,31 +123,17 @@ def execute(plan: Plan, names: Iterable[str] | None = None, on_cell: Callable[[C
     """Run everything, as many processes at a time as there are cores."""
     backends, not_run = choose(names)
     results = Results(plan, backends, not_run)
-    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    for job in jobs(backends, plan):
-        waiting.put(job)
-    lock = threading.Lock()
 
-    def work() -> None:
-        while True:
-            try:
-                job = waiting.get_nowait()
-            except queue.Empty:
-                return
-            for found in start(job):
-                with lock:
-                    if isinstance(found, str):
-                        results.errors.append(found)
-                        continue
-                    results.cells.append(found)
-                    if on_cell is not None:
-                        on_cell(found)
+    def take(found: Cell | str) -> None:
+        if isinstance(found, str):
+            results.errors.append(found)
+            return
+        results.cells.append(found)
+        if on_cell is not None:
+            on_cell(found)
 
-    threads = [threading.Thread(target=work) for _ in range(max(1, min(os.cpu_count() or 1, 4)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    # looked up when it is called, so that a test can put another in its place
+    each(jobs(backends, plan), lambda job: start(job), take)
     return results
 
 

@@ -11,8 +11,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .cells import Cell, Plan, run
@@ -42,6 +44,19 @@ def lines(module: str, argument: str, mark: str, environment: dict[str, str] | N
         if process.wait() != 0:
             errors.seek(0)
             raise WorkerDied(f"status {process.returncode}:\n{errors.read()[-3000:]}")
+
+
+def each(jobs: Iterable[Any], start: Callable[[Any], Iterable[Any]], take: Callable[[Any], None]) -> None:
+    """Hand everything that the jobs' workers find to `take`, one at a time; as many jobs at once as there are cores."""
+    lock = threading.Lock()
+
+    def work(job: Any) -> None:
+        for found in start(job):
+            with lock:
+                take(found)
+
+    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 4))) as pool:
+        list(pool.map(work, jobs))  # a list, so that what a job raises is raised here
 
 
 def start(job: Job) -> Iterator[Cell | str]:
