@@ -10,7 +10,7 @@ RUN := $(BIN)/python
 STAMP := $(VENV)/.signcore-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench stubs golden gpu clean
+.PHONY: help env demo test check bench prove stubs golden gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,11 @@ bench: $(STAMP)  ## measure the speed
 
 stubs: $(STAMP)  ## write the .pyi files of the generated classes
 	$(RUN) tools/make_stubs.py
+
+prove: $(STAMP)  ## run the enumerations again, which write docs/results/*.json
+	$(RUN) tools/prove_arcsin.py
+	$(RUN) tools/prove_normal.py
+	$(RUN) tools/prove_rounding.py
 
 golden: $(STAMP)  ## write the golden files again (needs an entry in CHANGELOG.md)
 	$(RUN) -m signcore_conformance.regen

@@ -13,6 +13,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from .dtypes import name_of
+
 # Looked up once per array type. Not for torch: torch.compile guards on every dict that it reads, so a table
 # that grows when another library is first used would recompile each compiled step.
 _NAMESPACES: dict[type, ModuleType] = {}
@@ -98,16 +100,39 @@ def is_compiled(array: Any) -> bool:
 
 
 def is_traced(array: Any) -> bool:
-    """Whether the values of `array` are unknown now, because a function is being traced."""
+    """Whether the values of `array` are unknown now, because a function is being traced, or mapped by torch."""
     xp = namespace(array)
     if library(xp) == "torch":
-        return bool(xp.compiler.is_compiling())
+        import torch  # the caller's arrays are torch's: this imports nothing new
+
+        return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(array)
     return library(xp) == "jax" and "Tracer" in type(array).__name__
 
 
 def is_eager_numpy(array: Any) -> bool:
     """Whether `array` is NumPy's own, whose values may steer what is computed."""
     return type(array) is np.ndarray
+
+
+def is_host(array: Any) -> bool:
+    """Whether an array may be worked on by looking at its values and writing into scratch: NumPy's, torch's on the CPU.
+
+    Not under torch.compile, vmap or autograd, which must see pure operations, nor for subclasses of tensors, which
+    may have no values.
+    """
+    if type(array) is np.ndarray:
+        return True
+    if not hasattr(array, "requires_grad_"):
+        return False
+    import torch  # the caller's arrays are torch's: this imports nothing new
+
+    return (
+        type(array) in (torch.Tensor, torch.nn.Parameter)
+        and array.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not (array.requires_grad and torch.is_grad_enabled())
+        and not torch._C._functorch.is_functorch_wrapped_tensor(array)
+    )
 
 
 def is_on_host(array: Any) -> bool:
@@ -161,9 +186,12 @@ def constant(xp: Any, value: Any, dtype: Any, like: Any) -> Any:
 
 
 def float64_scope(xp: Any) -> AbstractContextManager[Any]:
-    """A scope in which float64 exists: JAX has it only with x64 on, so it is switched on inside one primitive."""
+    """A scope in which float64 exists: JAX has it only with x64 on, so it is switched on inside one primitive.
+
+    And in which NumPy does not warn of an overflow that is the right result.
+    """
     if library(xp) != "jax":
-        return nullcontext()
+        return np.errstate(all="ignore") if library(xp) in {"numpy", "array_api_strict"} else nullcontext()
     import jax  # the caller's arrays are JAX's: this imports nothing new
 
     scope: AbstractContextManager[Any] = jax.enable_x64(True)
@@ -196,3 +224,122 @@ def has_exact_float32(xp: Any) -> bool:
     flags that relax division: both go through float64 and one rounding, which is exact.
     """
     return library(xp) in {"numpy", "array_api_strict"}
+
+
+def descended(xp: Any, function: Any, values: Any, ulps: list[float]) -> Any:
+    """``values, out = function(values, ulp)`` for one ulp after the other, largest first: all the outs, stacked.
+
+    `function` takes the multiples of an ulp out of the values, and gives zeros when all are below half of it. JAX
+    has a loop, which begins at the first ulp that matters and ends when nothing is left; written out, the body would
+    take seconds to compile, and XLA would know the ulps: it takes ``(x + c) - c`` for x where c is a literal.
+    """
+    if library(xp) != "jax":
+        outs = []
+        for ulp in ulps:
+            values, out = function(values, ulp)
+            outs.append(out)
+        return xp.stack(outs)
+    import jax  # the caller's arrays are JAX's: this imports nothing new
+
+    every = xp.asarray(ulps, dtype=values.dtype)
+    reach = xp.sum(xp.abs(values))
+    nothing = xp.sum(values, axis=-1)[None] * 0.0
+
+    def more(at: Any) -> Any:
+        return (at[0] < len(ulps)) & (at[3] > 0.0)
+
+    def body(at: Any) -> Any:
+        k, values, outs, _ = at
+        values, out = function(values, every[k])
+        return k + 1, values, outs.at[k].set(out), xp.sum(xp.abs(values))
+
+    start = xp.sum(reach < 0.5 * every, dtype=xp.int32)
+    outs = nothing + xp.zeros((len(ulps), 1), dtype=values.dtype)
+    return jax.lax.while_loop(more, body, (start, values, outs, reach))[2]
+
+
+def added(function: Any, row: int, x: Any, y: Any) -> Any:
+    """The sum of ``function(x, y)`` over pieces of two vectors (`y` may be None), which come in rows of `row`.
+
+    XLA keeps every intermediate result that is used twice in main memory, which costs ten times as much as
+    the arithmetic: it loops over one row at a time. Others take many rows at once.
+    """
+    xp = namespace(x)
+    size = x.shape[0]
+    if library(xp) == "jax":
+        import jax  # the caller's arrays are JAX's: this imports nothing new
+
+        global _JITTED
+        if _JITTED is None:
+            _JITTED = jax.jit(_scanned, static_argnums=(0, 1))  # compiled once, also for eager calls
+        return _JITTED(function, row, x, y)
+    total, at_once = None, size if is_traced(x) else 256 * row
+    for start in range(0, size, at_once):
+        pieces = [None if v is None else _in_rows(xp, v[start : start + at_once], row) for v in (x, y)]
+        found = function(*pieces)
+        total = found if total is None else total + found
+    return total
+
+
+_JITTED: Any = None
+
+
+def _in_rows(xp: Any, vector: Any, row: int) -> Any:
+    size = vector.shape[0]
+    if size <= row:
+        return xp.reshape(vector, (1, size))
+    if size % row:
+        padding = xp.zeros((row - size % row,), dtype=vector.dtype, device=device(vector))
+        vector = xp.concat([vector, padding])
+    return xp.reshape(vector, (-1, row))
+
+
+def _scanned(function: Any, row: int, x: Any, y: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    size = x.shape[0]
+    if size <= row:
+        return function(x[None], None if y is None else y[None])
+
+    def body(total: Any, i: Any) -> tuple[Any, None]:
+        start = jnp.minimum(i * row, size - row)  # the last row begins earlier, and what it repeats counts as 0
+        fresh = start + jnp.arange(row) >= i * row
+        pieces = [
+            None if v is None else jnp.where(fresh, jax.lax.dynamic_slice(v, (start,), (row,)), 0)[None] for v in (x, y)
+        ]
+        return total + function(*pieces), None
+
+    # The first row by itself gives a carry that varies over the same mesh axes as the rest (shard_map asks).
+    first = function(x[None, :row], None if y is None else y[None, :row])
+    return jax.lax.scan(body, first, jnp.arange(1, -(-size // row)))[0]
+
+
+def as_numpy(array: Any) -> np.ndarray | None:
+    """The values of an array as NumPy's, without a copy where there need not be one; None when they are not at hand."""
+    name = library(namespace(array))
+    if is_host(array):
+        values: np.ndarray = array if name == "numpy" else array.detach().numpy()
+        return values
+    if name == "array_api_strict" or (name == "jax" and is_on_host(array) and array.is_fully_addressable):
+        return np.asarray(array)
+    return None
+
+
+def bits(x: Any) -> Any:
+    """The words of a float32 or float64 array as int32 or int64."""
+    xp = namespace(x)
+    kind = xp.int64 if x.dtype == xp.float64 else xp.int32
+    return xp.asarray(np.asarray(x).view(str(name_of(kind)))) if _has_no_view(xp) else x.view(kind)
+
+
+def from_bits(words: Any) -> Any:
+    """The inverse of `bits`."""
+    xp = namespace(words)
+    kind = xp.float64 if words.dtype == xp.int64 else xp.float32
+    return xp.asarray(np.asarray(words).view(str(name_of(kind)))) if _has_no_view(xp) else words.view(kind)
+
+
+def _has_no_view(xp: Any) -> bool:
+    """The standard knows no reinterpretation of words, and this library knows nothing but the standard."""
+    return library(xp) == "array_api_strict"

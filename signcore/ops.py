@@ -11,9 +11,11 @@ import math
 from typing import Any
 
 from . import frameworks
-from .arcsin import arcsin4pi as _arcsin4pi
-from .dtypes import Format, format_of
+from .arcsin import arcsin4pi
+from .dtypes import Format
 from .frameworks import namespace
+from .ieee import compute_format, product, quotient, sqrt, where
+from .sums import exact_dot, exact_sum, norm1, norm2, norm_inf
 
 __all__ = [
     "arcsin4pi",
@@ -22,8 +24,13 @@ __all__ = [
     "complement",
     "descent",
     "ema",
+    "exact_dot",
+    "exact_sum",
     "flush",
     "narrow",
+    "norm1",
+    "norm2",
+    "norm_inf",
     "product",
     "quotient",
     "rounded",
@@ -55,42 +62,6 @@ def rounded(value: float, compute: str) -> float:
     return math.ldexp(float(round(mantissa * 2.0**24)), exponent - 24)
 
 
-def _format(x: Any) -> Format:
-    fmt = format_of(x)
-    assert fmt is not None, f"arithmetic on {x.dtype}"
-    return fmt
-
-
-def product(a: Any, b: Any) -> Any:
-    """``round(a * b)``, one rounding, also where a compiler would fuse it into a following sum.
-
-    The added term is -0.0 for every finite product, which the compiler cannot know. If it contracts, it
-    gets ``fma(a, b, -0.0)``, which is the rounded product; an infinite one is added to itself. The test must
-    not depend on the sign of the product: LLVM knows that of a square and would drop the guard. Only
-    inexact products that feed ``+`` or ``-`` need this; a sign times a scalar, or a power of two, is exact.
-
-    Parameters
-    ----------
-    a, b : array or float
-        At least one array, float32 or float64; broadcast.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> product(0.5, np.asarray([3.0, -2.0], dtype=np.float32))
-    array([ 1.5, -1. ], dtype=float32)
-    """
-    q = a * b
-    if not frameworks.contracts(q):
-        return q
-    return q + where(namespace(q).abs(q) > _format(q).largest, q, -0.0)
-
-
-def where(condition: Any, x: Any, y: Any) -> Any:
-    """``xp.where`` in the namespace of the condition; scalars take the arrays' dtype."""
-    return namespace(condition).where(condition, x, y)
-
-
 def flush(v: Any) -> Any:
     """Zero for magnitudes below the contract's threshold (2**-100 for float32, 2**-900 for float64).
 
@@ -104,7 +75,7 @@ def flush(v: Any) -> Any:
     array([ 0.,  0., -2.], dtype=float32)
     """
     xp = namespace(v)
-    size, least = xp.abs(v), _format(v).flush
+    size, least = xp.abs(v), compute_format(v).flush
     if frameworks.is_eager_numpy(v):
         # The same words without NumPy's `where`, which costs as much as eight other operations.
         return v if size.size and size.min() >= least else v * xp.astype(size >= least, v.dtype) + v.dtype.type(0.0)
@@ -129,7 +100,7 @@ def sign(u: Any, zero: str = "zero", noise: Any = None) -> Any:
     array([ 1.,  0.,  0., -1.], dtype=float32)
     """
     xp = namespace(u)
-    tiny = _format(u).flush
+    tiny = compute_format(u).flush
     if zero == "plus":
         return xp.astype(u > -tiny, u.dtype) - xp.astype(u <= -tiny, u.dtype)
     if zero == "minus":
@@ -144,7 +115,7 @@ def sign(u: Any, zero: str = "zero", noise: Any = None) -> Any:
 
 def complement(beta: Any, like: Any) -> Any:
     """``1 - beta`` formed in the dtype of `like` from the rounded `beta`: exact for beta >= 0.5."""
-    return rounded(1.0 - beta, _format(like).name) if isinstance(beta, float) else 1.0 - beta
+    return rounded(1.0 - beta, compute_format(like).name) if isinstance(beta, float) else 1.0 - beta
 
 
 def ema(beta: Any, m: Any, g: Any) -> Any:
@@ -179,7 +150,7 @@ def cast(x: Any, dtype: Any) -> Any:
 
 def widen(x: Any) -> Any:
     """A leaf in its compute dtype: float16 and bfloat16 become float32, exactly."""
-    return cast(x, frameworks.dtype(namespace(x), _format(x).compute))
+    return cast(x, frameworks.dtype(namespace(x), compute_format(x).compute))
 
 
 def clamp(x: Any, bound: Any) -> Any:
@@ -202,11 +173,11 @@ def narrow(x: Any, dtype: Any, fmt: Format, *, stored: bool = True) -> Any:
         True for deltas and state, which are flushed at the target's threshold; False for parameters.
     """
     xp = namespace(x)
-    if stored and fmt.flush > _format(x).flush:
+    if stored and fmt.flush > compute_format(x).flush:
         x = xp.where(xp.abs(x) < fmt.flush, 0.0, x)
-    if fmt.name == _format(x).name:
+    if fmt.name == compute_format(x).name:
         return x
-    if fmt.digits < 24 and _format(x).name == "float64":
+    if fmt.digits < 24 and compute_format(x).name == "float64":
         x = xp.astype(x, xp.float32)  # every library takes this road from float64, with its two roundings
     if fmt.digits < 24 and frameworks.is_compiled(x):
         x = _round_to_bfloat16(xp, x) if fmt.name == "bfloat16" else _round_to_float16(xp, x)
@@ -230,100 +201,3 @@ def _round_to_float16(xp: Any, x: Any) -> Any:
     x = (x + shift) - shift
     x = xp.where(x > 65504.0, math.inf, x)  # a cast that is deleted does not overflow
     return xp.where(x < -65504.0, -math.inf, x)
-
-
-def _as_array(x: Any, like: Any) -> Any:
-    return frameworks.constant(namespace(like), x, like.dtype, like) if isinstance(x, (int, float)) else x
-
-
-def sqrt(x: Any) -> Any:
-    """Correctly rounded square root of a non-negative array, whatever the backend's own sqrt does.
-
-    float32 goes through float64, whose error is far below the distance of any square root of a 24-bit
-    number to a rounding boundary. float64 is corrected by its exact residual where the native one is not
-    one rounding.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> sqrt(np.asarray([4.0, 2.0], dtype=np.float32))
-    array([2.       , 1.4142135], dtype=float32)
-    """
-    xp = namespace(x)
-    if _format(x).name == "float32":
-        if frameworks.has_exact_float32(xp):
-            return xp.sqrt(x)
-        with frameworks.float64_scope(xp):
-            return xp.astype(xp.sqrt(xp.astype(x, xp.float64)), x.dtype)
-    if frameworks.has_exact_sqrt(x):
-        return xp.sqrt(x)
-    positive = xp.where(x == 0.0, 1.0, x)  # no 0/0, of which some libraries warn
-    root = _nearest(xp, xp.sqrt(positive), lambda s: _residual(positive, s, s), lambda r, s: r / (s + s))
-    return xp.where(x == 0.0, x, root)
-
-
-def quotient(a: Any, b: Any) -> Any:
-    """Correctly rounded ``a / b``; either may be a Python float, `b` is non-zero and finite.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> quotient(1.0, np.asarray([3.0, 10.0], dtype=np.float32))
-    array([0.33333334, 0.1       ], dtype=float32)
-    """
-    like = b if hasattr(b, "dtype") else a
-    a, b = _as_array(a, like), _as_array(b, like)
-    xp = namespace(like)
-    if _format(like).name == "float32":
-        if frameworks.has_exact_float32(xp):
-            return a / b
-        with frameworks.float64_scope(xp):
-            return xp.astype(xp.astype(a, xp.float64) / xp.astype(b, xp.float64), like.dtype)
-    if frameworks.has_exact_division(xp):
-        return a / b
-    return _nearest(xp, a / b, lambda q: _residual(a, q, b), lambda r, q: r / b)
-
-
-def _nearest(xp: Any, guess: Any, residual: Any, correction: Any) -> Any:
-    """The float64 whose exact residual is smallest, from a guess that may be a few ulps off.
-
-    Two corrections bring the guess to within an ulp; of it and its neighbour on the far side of the true
-    value the one with the smaller residual is the nearest (neither a square root nor a quotient of two
-    floats can be a midpoint).
-    """
-    for _ in range(2):
-        before, step = guess, correction(residual(guess), guess)
-        guess = before + step
-    left = step - (guess - before)
-    other = guess + (left + left)
-    return xp.where(xp.abs(residual(other)) < xp.abs(residual(guess)), other, guess)
-
-
-def _residual(x: Any, a: Any, b: Any) -> Any:
-    """``x - a*b``, exact when ``a*b`` is within a few ulps of `x` (Dekker's product, float64)."""
-    p = product(a, b)
-    ah, al = _halves(a)
-    bh, bl = _halves(b)
-    # partial products of 26-bit halves are exact: no guard
-    error = (((ah * bh - p) + ah * bl) + al * bh) + al * bl
-    return (x - p) - error
-
-
-def _halves(a: Any) -> tuple[Any, Any]:
-    c = product(134217729.0, a)  # 2**27 + 1, Veltkamp's splitting
-    high = c - (c - a)
-    return high, a - high
-
-
-def arcsin4pi(m: Any) -> Any:
-    """``(4/pi) * arcsin(m)`` for m in [-1, 1].
-
-    Correctly rounded for float32, at most one ulp off for float64. See arcsin.py and its enumeration.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> arcsin4pi(np.asarray([0.0, 0.1, -1.0], dtype=np.float32))
-    array([ 0.        ,  0.12753712, -2.        ], dtype=float32)
-    """
-    return _arcsin4pi(m, product, sqrt)

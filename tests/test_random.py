@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from jax.extend.random import threefry_2x32
 
-from signcore import random
+from signcore import frameworks, random
 
 # Random123, tests/kat_vectors, lines "threefry2x32 20": counter, key, answer; zeros, all ones, digits of pi.
 # https://github.com/DEShawResearch/random123/blob/main/tests/kat_vectors
@@ -38,6 +39,25 @@ def test_the_words_of_jax_random():
     assert np.array_equal(np.concatenate(ours).view(np.uint32), np.asarray(theirs))
 
 
+def jax_bits(key, step, size):
+    """What a user of JAX draws with the same key words."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step)
+    return jax.random.bits(key, (size,), "uint32")
+
+
+def test_words_are_those_of_jax_random_bits():
+    keys, steps = MANY[:2].T.copy(), np.abs(MANY[2]) & 0x7FFFFFFF
+    steps[:3] = 0, 1, 2**31 - 1
+    theirs = np.asarray(jax.jit(jax.vmap(lambda k, s: jax_bits(k, s, 7)))(keys.view(np.uint32), steps))
+    ours = jax.jit(jax.vmap(lambda k, s: random.words(k, s, 7)))(keys, steps)
+    assert np.array_equal(np.asarray(ours).view(np.uint32), theirs)
+    for key, step, expected in zip(keys[:40], steps, theirs, strict=False):
+        assert np.array_equal(random.words(key, np.asarray(step), 7).view(np.uint32), expected)
+    for size in (1, 2, 3, 1000, 200_001):
+        expected = np.asarray(jax_bits(jnp.asarray(KEY.view(np.uint32)), STEP, size))
+        assert np.array_equal(random.words(KEY, STEP, size).view(np.uint32), expected)
+
+
 def test_every_library_gives_the_same_words(other, same):
     key, step = np.asarray([123, -7], np.int32), np.asarray(5, np.int32)
     compiled = other.compiled(lambda key, step: random.words(key, step, 33))
@@ -50,6 +70,7 @@ def test_overflow_of_int32_is_no_warning_and_no_difference(other, same):
 
 
 KEY, STEP = random.stream_key(0, "w"), np.asarray(3, np.int32)
+KEY_JAX = jnp.asarray(KEY)
 
 
 @pytest.mark.parametrize("start", [0, 5, 2**31 - 7, 2**31, 2**32 - 7, 2**32, 2**33 + 2**31 - 3])
@@ -58,10 +79,30 @@ def test_a_slice_draws_what_the_whole_does(start, same):
     whole = random.words(KEY, STEP, 20, start)
     parts = [random.words(KEY, STEP, size, start + at) for at, size in ((0, 3), (3, 1), (4, 9), (13, 7))]
     same(np.concatenate(parts), whole)
-    folded = random.threefry((KEY[:1], KEY[1:]), (STEP.reshape(1), np.zeros(1, np.int32)))
+    folded = random.threefry((KEY[:1], KEY[1:]), (np.zeros(1, np.int32), STEP.reshape(1)))
     for i in range(20):
         low, high = struct.unpack("<2i", struct.pack("<q", start + i))
-        same(random.threefry(folded, (np.int32([low]), np.int32([high])))[0], whole[i : i + 1])
+        x0, x1 = random.threefry(folded, (np.int32([high]), np.int32([low])))
+        same(x0 ^ x1, whole[i : i + 1])
+
+
+@pytest.mark.parametrize("start", [0, 2**31 - 40, 2**32 - 40, 2**33 + 2**31 - 40])
+def test_words_written_in_place_are_those_of_pure_operations(start, backend, monkeypatch, same):
+    expected = jax.jit(lambda key, step: random.words(key, step, 90, start))(KEY, STEP)
+    key, step = backend.array(KEY), backend.array(STEP)
+    for block in (1, 7, 89, 90, 1000):
+        monkeypatch.setattr(random, "_BLOCK", block)
+        same(random.words(key, step, 90, start), expected)
+    same((key, step), (KEY, STEP))
+    monkeypatch.setattr(frameworks, "is_host", lambda array: False)
+    same(backend.compiled(lambda key, step: random.words(key, step, 90, start))(key, step), expected)
+
+
+def test_blocks_of_their_own_size_make_no_difference(same):
+    size = 2 * random._BLOCK + 5
+    expected = jax.jit(lambda key, step: random.words(key, step, size))(KEY, STEP)
+    same(random.words(KEY, STEP, size), expected)
+    same(random.words(torch.tensor(KEY), torch.tensor(STEP), size), expected)
 
 
 def test_no_words_for_no_elements(backend):
@@ -106,3 +147,31 @@ def test_words_may_be_drawn_under_jit_with_a_traced_step():
     for step in (0, 1, 2**31 - 1):
         expected = random.words(KEY, np.asarray(step, np.int32), 9)
         assert np.array_equal(np.asarray(draw(jnp.asarray(KEY), jnp.int32(step))), expected)
+
+
+def test_words_may_be_drawn_under_the_transforms_of_torch(same):
+    size = 50
+    keys, steps = MANY[:2, :3].T.copy(), np.int32([0, 7, 2**31 - 1])
+    expected = np.stack([random.words(key, np.asarray(step), size, 5) for key, step in zip(keys, steps, strict=True)])
+    key, step = torch.tensor(keys), torch.tensor(steps)
+    same(torch.vmap(lambda k, s: random.words(k, s, size, 5))(key, step), expected)
+    same(torch.vmap(lambda k: random.words(k, step[1], size, 5))(key)[1], expected[1])
+    same(torch.vmap(lambda s: random.words(key[2], s, size, 5))(step)[2], expected[2])
+    ones = torch.ones(size)
+    slope = torch.func.grad(lambda y: (random.uniform(random.words(key[0], step[0], size, 5)) * y).sum())(ones)
+    same(slope, random.uniform(expected[0]))
+    with torch.inference_mode():
+        same(random.words(key[0], step[0], size, 5), expected[0])
+
+
+def test_words_may_be_drawn_under_vmap_and_scan_of_jax(same):
+    steps = np.arange(4, dtype=np.int32)
+    expected = np.stack([random.words(KEY, np.asarray(step), 9) for step in steps])
+    same(jax.jit(jax.vmap(lambda step: random.words(KEY_JAX, step, 9)))(steps), expected)
+    same(jax.lax.scan(lambda carry, step: (carry, random.words(KEY_JAX, step, 9)), 0, steps)[1], expected)
+
+
+def test_words_may_be_drawn_under_torch_compile(same):
+    # inductor takes a minute for the rounds written out; the adapter's operation (signcore_torch/noise.py) does without
+    draw = torch.compile(lambda key, step: random.words(key, step, 33, 2**31 - 8), backend="aot_eager", fullgraph=True)
+    same(draw(torch.tensor(KEY), torch.tensor(STEP)), random.words(KEY, STEP, 33, 2**31 - 8))

@@ -1,4 +1,4 @@
-"""``python -m signcore_conformance``: the suite, and ``demo`` and ``gpu`` as subcommands."""
+"""``python -m signcore_conformance``: the suite, and ``demo``, ``primitives``, ``fuzz`` and ``gpu`` as subcommands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m signcore_conformance",
         description="Compare every backend with an independent reference, bit for bit. "
-        "Subcommands: demo (train on digits everywhere), gpu (the suite on the devices of this machine).",
+        "Subcommands: demo (train on digits everywhere), primitives (each one against an oracle and on every backend), "
+        "fuzz (random programs over the primitives), "
+        "gpu (the suite on the devices of this machine).",
     )
     parser.add_argument("--json", metavar="FILE", help="write all results to FILE")
     parser.add_argument("--rules", type=_names, default=sc.rules(), help="comma-separated; default: all")
@@ -83,6 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
         from . import demo
 
         return demo.main(arguments[1:])
+    if arguments[:1] == ["primitives"]:
+        from . import primitives
+
+        return primitives.main(arguments[1:])
+    if arguments[:1] == ["fuzz"]:
+        from . import fuzz
+
+        return fuzz.main(arguments[1:])
     parser = _parser()
     on_gpu = arguments[:1] == ["gpu"]
     options = parser.parse_args(arguments[1:] if on_gpu else arguments)

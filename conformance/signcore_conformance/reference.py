@@ -263,12 +263,12 @@ def stream_key(seed: int, name: str) -> np.ndarray:
 
 
 def noise_words(seed: int, name: str, step: int, size: int) -> np.ndarray:
-    """Words of a leaf at a step: key from (seed, name), the step folded in, the element index as counter."""
+    """Words of a leaf at a step: key from (seed, name), the step folded in, the element's 64-bit index as counter."""
     k0, k1 = stream_key(seed, name)
-    f0, f1 = threefry(int(k0), int(k1), step, 0)
+    f0, f1 = threefry(int(k0), int(k1), 0, step)
     index = np.arange(size, dtype=np.uint64)
-    low, high = index & np.uint64(0xFFFFFFFF), index >> np.uint64(32)
-    return np.asarray(threefry(int(f0), int(f1), low, high)[0])
+    x0, x1 = threefry(int(f0), int(f1), index >> np.uint64(32), index & np.uint64(0xFFFFFFFF))
+    return np.asarray(x0 ^ x1)
 
 
 # -- one step --------------------------------------------------------------------------------------------------
