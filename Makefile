@@ -46,7 +46,7 @@ stubs: $(STAMP)  ## write the .pyi files of the generated classes
 
 prove: $(STAMP)  ## run the enumerations again, which write docs/results/*.json
 	$(RUN) tools/prove_arcsin.py
-	$(RUN) tools/prove_normal.py
+	$(RUN) tools/prove_normal.py --draws 100000000
 	$(RUN) tools/prove_rounding.py
 
 golden: $(STAMP)  ## write the golden files again (needs an entry in CHANGELOG.md)

@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, to test the harness; writes no file")
     parser.add_argument("--frameworks", nargs="+", choices=list(NAMES), default=list(NAMES), metavar="NAME")
+    parser.add_argument("--only-primitives", action="store_true", help="leave out the rules")
     parser.add_argument("--rules", nargs="+", choices=sc.rules(), default=sc.rules(), metavar="NAME")
     parser.add_argument("--seconds", type=float, help="time for each table (default: 4, quick: 0.1)")
     parser.add_argument("--patience", type=float, default=300.0, help="limit for each first call, in s (default: 300)")
@@ -40,7 +41,8 @@ def arguments() -> argparse.Namespace:
 def worker(framework: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The messages of one worker, as they come; RuntimeError with the end of its stderr when it fails."""
     seconds = args.seconds or (0.1 if args.quick else 4.0)
-    command = [sys.executable, str(HERE / "worker.py"), framework, "--rules", *args.rules]
+    command = [sys.executable, str(HERE / "worker.py"), framework, "--primitives"]
+    command += ["--rules", *([] if args.only_primitives else args.rules)]
     command += ["--seconds", str(seconds), "--patience", str(args.patience), *["--quick"] * args.quick]
     roots = [str(ROOT), str(ROOT / "adapters"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(roots)}
@@ -61,6 +63,7 @@ def main() -> int:
     sets = QUICK if args.quick else SETS
     console = Console()
     tables: list[dict[str, Any]] = []
+    races: list[dict[str, Any]] = []
     versions: dict[str, str] = {}
     failed: list[str] = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -71,19 +74,27 @@ def main() -> int:
                 for message in worker(framework, args):
                     if "versions" in message:
                         versions |= message["versions"]
+                    elif "primitive" in message:
+                        races.append(message)
                     else:
                         tables.append(message)
                         progress.advance(task)
             except RuntimeError as error:
                 failed.append(str(error))
-    text = document(tables, versions, sets)
+    text = document(tables, races, versions, sets)
     if console.is_terminal:
         console.print(Markdown(text))
     else:
         print(text)
     if args.json:
-        args.json.write_text(json.dumps({"versions": versions, "tables": tables}, indent=1))
-    complete = not args.quick and args.frameworks == list(NAMES) and args.rules == sc.rules() and not failed
+        args.json.write_text(json.dumps({"versions": versions, "tables": tables, "primitives": races}, indent=1))
+    complete = (
+        not args.quick
+        and args.frameworks == list(NAMES)
+        and args.rules == sc.rules()
+        and not failed
+        and not args.only_primitives
+    )
     output = args.output or (ROOT / "docs" / "benchmarks.md" if complete else None)
     if output:
         output.parent.mkdir(exist_ok=True)

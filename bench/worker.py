@@ -15,6 +15,7 @@ import statistics
 import sys
 from typing import Any
 
+import primitives
 from sets import QUICK, SETS, Shape, count
 from timing import race, ratio, start
 
@@ -57,10 +58,11 @@ def table(framework: Any, rule: str, shapes: list[Shape], seconds: float, patien
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("framework", choices=["numpy", "torch", "jax"])
-    parser.add_argument("--rules", nargs="+", required=True)
+    parser.add_argument("--rules", nargs="*", required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--patience", type=float, required=True)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--primitives", action="store_true")
     args = parser.parse_args()
 
     # Whatever a library prints goes to stderr; the protocol keeps the real stdout to itself.
@@ -72,6 +74,9 @@ def main() -> None:
 
     framework = importlib.import_module(f"on_{args.framework}")
     send({"versions": framework.versions()})
+    if args.primitives:
+        for found in primitives.run(args.framework, args.seconds / 2, args.patience, args.quick):
+            send(found)
     for size, shapes in (QUICK if args.quick else SETS).items():
         for rule in args.rules:
             found = table(framework, rule, shapes, args.seconds, args.patience)

@@ -4,7 +4,10 @@
 Each rule is a class of this module (``sc.Lion``), found by name with `rule`.
 """
 
+from . import bits as bits
+from . import random as random
 from . import schedules as schedules
+from . import sums as sums
 from . import vote as vote
 from .rule import Rule as Rule
 from .rule import rule as rule
@@ -17,9 +20,12 @@ from .rules.signum import Signum as Signum
 
 __all__ = [
     "Rule",
+    "bits",
+    "random",
     "rule",
     "rules",
     "schedules",
+    "sums",
     "vote",
     "AASS",
     "Lion",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,14 @@ def _folded(xp: Any, key: Any, step: Any) -> tuple[Any, Any]:
     return threefry((key[0:1], key[1:2]), (key[0:1] * 0, xp.reshape(step, (1,))))
 
 
+def _turn(scratch: Any, x: Any, distance: int) -> Any:
+    """`_rotate` in place, for unsigned words, whose >> shifts in zeros."""
+    np.left_shift(x, distance, out=scratch)
+    x >>= 32 - distance
+    x |= scratch
+    return x
+
+
 def _written(key: Any, step: Any, size: int, start: int) -> Any:
     """The words in NumPy's memory, without temporaries, in runs that stay in the cache.
 
@@ -159,18 +168,12 @@ def _written(key: Any, step: Any, size: int, start: int) -> Any:
     block = min(size, _BLOCK)
     index, scratch, out = np.arange(block, dtype=np.int32), np.empty((2, block), np.int32), np.empty(size, np.int32)
     folded = tuple(half.view(np.uint32) for half in _folded(np, key, step))
-
-    def rotate(x: Any, distance: int) -> Any:
-        left = np.left_shift(x, distance, out=scratch[1, : len(x)].view(np.uint32))
-        x >>= 32 - distance
-        x |= left
-        return x
-
     at = 0
     for count, low, high in _parts(size, start, _BLOCK):
         x0, x1 = out[at : at + count], scratch[0, :count]
         x0[:] = high
         np.add(index[:count], low, out=x1)
+        rotate = partial(_turn, scratch[1, :count].view(np.uint32))
         _rounds(folded, (x0.view(np.uint32), x1.view(np.uint32)), operator.iadd, operator.ixor, rotate)
         x0 ^= x1
         at += count

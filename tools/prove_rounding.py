@@ -28,9 +28,8 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 def finite(dtype):
     """All finite magnitudes of a dtype, ascending, as float64."""
-    words = np.arange(2**15, dtype=np.uint16).view(DTYPES[dtype])
-    values = words[words < DTYPES[dtype](np.inf)].astype(np.float64)
-    return values
+    infinity = int(np.asarray(np.inf, DTYPES[dtype]).view(np.uint16))
+    return np.arange(infinity, dtype=np.uint16).view(DTYPES[dtype]).astype(np.float64)
 
 
 def points(dtype):

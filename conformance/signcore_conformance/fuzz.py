@@ -32,7 +32,7 @@ from .worker import WorkerDied, each, lines
 
 MARK = "signcore-fuzz "
 PACK = 20  # programs in one function where each compilation takes seconds
-SHARE = 200  # programs of one worker process
+SHARE = 500  # programs of one worker process
 LEAST = 0.05  # share of the programs that every primitive must occur in
 
 # Those that are a plain call of a function; the others drive whole rules.
@@ -77,7 +77,9 @@ def outputs(backend: Backend, programs: tuple[Program, ...]) -> list[list[np.nda
         return [function(**inputs) for function, inputs in zip(functions, given, strict=True)]
 
     given = [tree_map(backend.to, program.inputs()) for program in programs]
-    found = compiled(backend, programs, packed)(given)
+    # kept where it took long, for the shrinker comes back; other backends would fill the memory with thousands
+    run = compiled(backend, programs, packed) if backend.main_variant_only else backend.wrap(packed)
+    found = run(given)
     return [[backend.back(array) for array in arrays] for arrays in found]
 
 
@@ -112,15 +114,15 @@ def _word(array: np.ndarray, index: int) -> str:
 
 
 def problems(backend: Backend, programs: tuple[Program, ...]) -> list[tuple[str, str] | None]:
-    """Of each program the output that differs and how; where compiling them together fails, halves are tried."""
+    """Of each program the output that differs and how; where running them together fails, halves are tried."""
     try:
         found = outputs(backend, programs)
+        return [difference(program, got) for program, got in zip(programs, found, strict=True)]
     except Exception:
         if len(programs) == 1:
             return [(programs[0].outputs[-1], "raised\n" + traceback.format_exc(limit=-4))]
         middle = len(programs) // 2
         return problems(backend, programs[:middle]) + problems(backend, programs[middle:])
-    return [difference(program, got) for program, got in zip(programs, found, strict=True)]
 
 
 # -- a worker's share ----------------------------------------------------------------------------------------------

@@ -65,6 +65,10 @@ def _product(_: Limits, a: Bounds, b: Bounds) -> Bounds:
     return Bounds(a.low + b.low, a.high + b.high, a.finite and b.finite)
 
 
+def _complement(_: Limits, beta: Bounds, v: Bounds) -> Bounds:
+    return v._replace(low=v.low - 24)  # no beta is within 2**-24 of 1, other than 1
+
+
 def _sum(limits: Limits, a: Bounds, b: Bounds) -> Bounds:
     # what is left when two numbers nearly cancel is a multiple of the smaller one's last bit
     return Bounds(min(a.low, b.low) - limits.digits + 1, max(a.high, b.high) + 1, a.finite and b.finite)
@@ -102,7 +106,7 @@ def _at_least_or_one(_: Limits, v: Bounds, least: Bounds) -> Bounds:
 
 
 def _at_most(_: Limits, v: Bounds, most: Bounds) -> Bounds:
-    return Bounds(min(v.low, most.low), min(v.high, most.high))
+    return Bounds(min(v.low, most.low), min(v.high, most.high) if v.finite else most.high)
 
 
 def _unit(_: Limits, *operands: Bounds) -> Bounds:
@@ -139,11 +143,11 @@ def _angle(_: Limits, v: Bounds) -> Bounds:
 
 
 def _half(_: Limits, v: Bounds) -> Bounds:
-    return Bounds(max(v.low, -24), min(v.high, 16), v.finite and v.high < 16)
+    return Bounds(min(max(v.low, -24), 15), min(v.high, 16), v.finite and v.high < 16)
 
 
 def _brain(limits: Limits, v: Bounds) -> Bounds:
-    return Bounds(max(v.low, -126), min(v.high, 128), v.finite and v.high < 127)
+    return Bounds(min(max(v.low, -126), 127), min(v.high, 128), v.finite and v.high < 127)
 
 
 # -- the primitives ------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ PRIMITIVES = {
     "product": Primitive("product({0}, {1})", "vv", _product),
     "flush": Primitive("flush({0})", "v", _flushed),
     "ema": Primitive("ema({0}, {1}, {2})", "bvv", _flushed_sum),
-    "complement": Primitive("product(complement({0}, {1}), {1})", "bv", _product),
+    "complement": Primitive("product(complement({0}, {1}), {1})", "bv", _complement),
     "descent": Primitive("descent({0}, {1}, {2}, {3})", "lvyv", _descended),
     "clamp": Primitive("clamp({0}, {1})", "vc", _at_most),
     "sign": Primitive("sign({0})", "v", _unit),
@@ -267,6 +271,7 @@ class Line(NamedTuple):
     name: str
     primitive: str
     operands: tuple[str | float, ...]
+    bounds: Bounds
 
     def text(self, dtype: str, *, exact: bool = False) -> str:
         """The line as Python; numbers as they were drawn, or exactly what they are in the dtype."""
@@ -490,7 +495,7 @@ class _Assembly:
         found = bounds or self._inside(primitive, operands)
         assert found is not None, f"{primitive} of {operands} leaves the contract"
         self.bounds[name] = found
-        self.lines.append(Line(name, primitive, tuple(operands)))
+        self.lines.append(Line(name, primitive, tuple(operands), found))
         return name
 
 

@@ -15,10 +15,13 @@ import pytest
 from signcore_conformance import fuzz, programs
 from signcore_conformance.__main__ import main
 from signcore_conformance.backends import BACKENDS, Backend
-from signcore_conformance.programs import LIMITS, Line, Program, program, shrink
+from signcore_conformance.programs import LIMITS, Bounds, Line, Program, program, shrink
 
 NUMPY = BACKENDS[0]
-EMA = Program("float32", 3, ("normal",), (), (Line("v0", "ema", (0.9, "x0", "x0")), Line("v1", "abs", ("v0",))))
+ANY = Bounds(-126, 127)
+EMA = Program(
+    "float32", 3, ("normal",), (), (Line("v0", "ema", (0.9, "x0", "x0"), ANY), Line("v1", "abs", ("v0",), ANY))
+)
 
 
 def backend(name: str, **changes: Any) -> Backend:
@@ -57,8 +60,11 @@ def test_no_program_leaves_the_contract(made: list[Program]) -> None:
             exec(line.text(one.dtype, exact=True), programs.FUNCTIONS, values)
             value = np.asarray(values[line.name])
             assert (value.dtype.name, value.shape) == (one.dtype, (programs.SIZE,)), f"{line} of\n{one}"
-            subnormal = (np.abs(value) < 2.0 ** LIMITS[one.dtype].normal) & (value != 0.0)
-            assert not subnormal.any(), f"{line} of\n{one}"
+            low, high, finite = line.bounds
+            assert low >= LIMITS[one.dtype].normal, line
+            size = np.abs(value[np.isfinite(value) & (value != 0.0)])
+            assert ((size >= 2.0**low) & (size <= 2.0**high)).all(), f"{line} of\n{one}"
+            assert not (finite and np.isinf(value).any()), f"{line} of\n{one}"
 
 
 def test_every_primitive_occurs_in_a_twentieth_of_the_programs(made: list[Program]) -> None:
@@ -109,7 +115,7 @@ def test_a_word_that_differs_is_described_with_the_inputs_it_came_from() -> None
 
 def test_nan_is_compared_by_class() -> None:
     payload = np.full(101, 0x7FC12345, np.uint32).view(np.float32)
-    nan = EMA._replace(kinds=("nonfinite",), lines=(Line("v0", "subtract", ("x0", "x0")),))
+    nan = EMA._replace(kinds=("nonfinite",), lines=(Line("v0", "subtract", ("x0", "x0"), ANY),))
     where = np.isnan(fuzz.reference(nan)[0])
     assert where.any()
     assert fuzz.difference(nan, [np.where(where, payload, np.float32(0.0))]) is None
@@ -125,7 +131,7 @@ def test_a_pack_that_fails_is_halved_until_the_program_is_found() -> None:
 
         return run
 
-    bad = EMA._replace(kinds=("normal", "ties"), lines=(Line("v0", "add", ("x0", "x1")),))
+    bad = EMA._replace(kinds=("normal", "ties"), lines=(Line("v0", "add", ("x0", "x1"), ANY),))
     pack = tuple(EMA._replace(data=i) for i in range(6))
     found = fuzz.problems(backend("halves", wrap=wrap), (*pack[:4], bad, *pack[4:]))
     assert [problem is not None for problem in found] == [False] * 4 + [True] + [False] * 2
