@@ -5,11 +5,11 @@ Each rule is a class of this module (``sc.Lion``), found by name with `rule`.
 
 from __future__ import annotations
 
-from . import bits, random, schedules, sums, vote
+from . import bits, random, schedules, sums, tally, vote
 from .rule import Rule, classes
 
 __version__ = "0.1.0"
-__all__ = ["Rule", "bits", "random", "rule", "rules", "schedules", "sums", "vote"]
+__all__ = ["Rule", "bits", "random", "rule", "rules", "schedules", "sums", "tally", "vote"]
 
 for _class in classes().values():
     globals()[_class.__name__] = _class

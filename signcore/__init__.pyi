@@ -8,6 +8,7 @@ from . import bits as bits
 from . import random as random
 from . import schedules as schedules
 from . import sums as sums
+from . import tally as tally
 from . import vote as vote
 from .rule import Rule as Rule
 from .rule import rule as rule
@@ -26,6 +27,7 @@ __all__ = [
     "rules",
     "schedules",
     "sums",
+    "tally",
     "vote",
     "AASS",
     "Lion",

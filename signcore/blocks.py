@@ -54,3 +54,11 @@ def mapped(function: Callable[[Any], Any], array: Any) -> Any:
     for start in range(0, flat.shape[0], SIZE):
         out[start : start + SIZE] = function(flat[start : start + SIZE])
     return xp.reshape(out, array.shape)
+
+
+def by_columns(body: Callable[[int, int], Any], like: Any, width: int, step: int) -> Any:
+    """``body(start, stop)``, the columns from `start` to `stop`, for all `width`; on NumPy `step` at a time."""
+    if width <= step or not frameworks.is_eager_numpy(like):
+        return body(0, width)
+    parts = [body(start, min(start + step, width)) for start in range(0, width, step)]
+    return np.concatenate(parts, axis=-1)

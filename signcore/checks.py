@@ -220,3 +220,15 @@ def normal(argument: str, leaf: Leaf) -> None:
             f"magnitudes below {fmt.normal:g} to zero for bit-identical trajectories",
             stacklevel=3,
         )
+
+
+def packed(argument: str, value: Any) -> None:
+    """Packed bits must be an array of uint8."""
+    try:
+        frameworks.namespace(value)
+    except TypeError:
+        raise TypeError(
+            f"`{argument}` is a {type(value).__name__}, not an array of an Array API library; pass packed bytes"
+        ) from None
+    if name_of(value.dtype) != "uint8":
+        raise TypeError(f"`{argument}` has dtype {name_of(value.dtype)}; pass packed bytes, uint8, as pack makes them")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signcore import bits, blocks, ops, vote
+from signcore import bits, blocks, ops, tally, vote
 
 F32 = np.float32
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
@@ -112,7 +112,7 @@ def test_blocks_change_nothing(monkeypatch, same):
 
     whole = everything()
     monkeypatch.setattr(bits, "_FEW_ROWS", 3)
-    monkeypatch.setattr(bits, "_MANY_ROWS", 2)
+    monkeypatch.setattr(tally, "MANY_ROWS", 2)
     same(everything(), whole)
 
 
@@ -202,7 +202,7 @@ def ladder(workers):
 @pytest.mark.parametrize("workers", [*WORKERS, 15, 32, 128, 300])
 def test_every_count_of_every_number_of_workers(workers, same):
     signs = np.random.default_rng(0).permutation(ladder(workers), axis=0)
-    planes = bits.count(stack(bits.pack, signs))
+    planes = tally.count(stack(bits.pack, signs))
     assert planes.shape[0] == workers.bit_length()
     counts = [bits.unpack(plane, workers + 1, "float32") > 0 for plane in planes]
     assert sum(held.astype(int) << b for b, held in enumerate(counts)).tolist() == list(range(workers + 1))
@@ -214,11 +214,11 @@ def test_every_count_of_every_number_of_workers(workers, same):
 def votes(one, two, coins):
     """All votes on one and on two bits, and the counts."""
     return (
-        bits.count(one),
-        bits.majority(one),
-        bits.majority(one, ties="minus"),
-        bits.majority(one, ties="random", coins=coins),
-        bits.majority_ternary(two),
+        tally.count(one),
+        tally.majority(one),
+        tally.majority(one, ties="minus"),
+        tally.majority(one, ties="random", coins=coins),
+        tally.majority_ternary(two),
     )
 
 
@@ -275,15 +275,15 @@ def test_a_majority_is_more_than_half(workers, same):
     signs = ladder(workers)
     packed = stack(bits.pack, signs)
     in_favour = np.arange(workers + 1)
-    same(bits.majority(packed, ties="plus"), planar(2 * in_favour >= workers))
-    same(bits.majority(packed, ties="minus"), planar(2 * in_favour > workers))
+    same(tally.majority(packed, ties="plus"), planar(2 * in_favour >= workers))
+    same(tally.majority(packed, ties="minus"), planar(2 * in_favour > workers))
     # the controls: one vote more or less decides, so each of them counts
     half = workers // 2
     for ties, c in (("plus", -(-workers // 2)), ("minus", half + 1)):
-        assert bits.unpack(bits.majority(packed, ties=ties), workers + 1, "float32")[c] == 1.0
+        assert bits.unpack(tally.majority(packed, ties=ties), workers + 1, "float32")[c] == 1.0
         other = signs.copy()
         other[0, c] = -1.0
-        assert bits.unpack(bits.majority(stack(bits.pack, other), ties=ties), workers + 1, "float32")[c] == -1.0
+        assert bits.unpack(tally.majority(stack(bits.pack, other), ties=ties), workers + 1, "float32")[c] == -1.0
 
 
 def test_a_majority_of_signs_with_zeros_for_every_pair_of_counts(same):
@@ -291,13 +291,13 @@ def test_a_majority_of_signs_with_zeros_for_every_pair_of_counts(same):
         pairs = [(p, m) for p in range(workers + 1) for m in range(workers + 1 - p)]
         signs = F32([[1] * p + [-1] * m + [0] * (workers - p - m) for p, m in pairs]).T
         expected = np.sign(F32([p - m for p, m in pairs]))
-        same(bits.majority_ternary(stack(bits.pack_ternary, signs)), planar2(expected))
+        same(tally.majority_ternary(stack(bits.pack_ternary, signs)), planar2(expected))
 
 
 def test_a_coordinate_with_both_bits_is_zero(backend, same):
     both = np.asarray([0b011, 0b110], np.uint8)
     same(bits.unpack_ternary(backend.array(both), 3, "float32"), F32([1, 0, -1]))
-    same(bits.majority_ternary(backend.array(np.stack([both]))), np.asarray([0b001, 0b100], np.uint8))
+    same(tally.majority_ternary(backend.array(np.stack([both]))), np.asarray([0b001, 0b100], np.uint8))
 
 
 @pytest.mark.parametrize("size", [1, 9, 11, 57])
@@ -306,8 +306,8 @@ def test_padding_stays_zero(size):
     nobody = np.zeros_like(packed)
     coins = np.full_like(packed, 255)
     tied = np.stack([packed, nobody])
-    results = [bits.majority(tied, "plus"), bits.majority(tied, "random", coins)]
-    results += [bits.majority_ternary(np.stack([np.concatenate([packed, nobody])] * 2))[: packed.size]]
+    results = [tally.majority(tied, "plus"), tally.majority(tied, "random", coins)]
+    results += [tally.majority_ternary(np.stack([np.concatenate([packed, nobody])] * 2))[: packed.size]]
     for result in results:
         assert result.tolist() == packed.tolist()
 
@@ -315,10 +315,10 @@ def test_padding_stays_zero(size):
 def test_the_coins_decide_ties_alone(same):
     plus, minus = bits.pack(np.ones(16, F32)), bits.pack(-np.ones(16, F32))
     coins = np.asarray([0b10110001, 0b00001111], np.uint8)
-    same(bits.majority(np.stack([plus, minus]), "random", coins), coins)
-    same(bits.majority(np.stack([plus, plus]), "random", coins), plus)
-    same(bits.majority(np.stack([minus, minus]), "random", coins), minus)
-    same(bits.majority(np.stack([plus, minus, plus]), "random", coins), plus)
+    same(tally.majority(np.stack([plus, minus]), "random", coins), coins)
+    same(tally.majority(np.stack([plus, plus]), "random", coins), plus)
+    same(tally.majority(np.stack([minus, minus]), "random", coins), minus)
+    same(tally.majority(np.stack([plus, minus, plus]), "random", coins), plus)
 
 
 def test_coins_may_be_the_noise_of_a_rule(same):
@@ -326,7 +326,7 @@ def test_coins_may_be_the_noise_of_a_rule(same):
     noise = np.random.default_rng(6).integers(-(2**31), 2**31, 29).astype(np.int32)
     signs = draw(7, 4, 29, values=(-1, 1))
     coins = bits.pack(ops.sign(np.zeros(29, F32), "random", noise))
-    result = bits.majority(stack(bits.pack, signs), "random", coins)
+    result = tally.majority(stack(bits.pack, signs), "random", coins)
     same(bits.unpack(result, 29, "float32"), ops.sign(signs.sum(axis=0), "random", noise))
 
 
@@ -416,24 +416,24 @@ REFUSED = [
     ),
     (lambda: bits.popcount(FLOATS), TypeError, "`packed` has dtype float32"),
     (lambda: bits.popcount(7), TypeError, "`packed` is a int, not an array"),
-    (lambda: bits.count(FLOATS[None]), TypeError, "`stacked` has dtype float32"),
-    (lambda: bits.count(BYTES), ValueError, r"`stacked` has shape \(2,\); stack the packed bytes of at least one"),
-    (lambda: bits.count(BYTES[None][:0]), ValueError, r"`stacked` has shape \(0, 2\)"),
-    (lambda: bits.majority(BYTES[None][:0]), ValueError, r"`stacked` has shape \(0, 2\)"),
-    (lambda: bits.majority(FLOATS[None]), TypeError, "`stacked` has dtype float32"),
+    (lambda: tally.count(FLOATS[None]), TypeError, "`stacked` has dtype float32"),
+    (lambda: tally.count(BYTES), ValueError, r"`stacked` has shape \(2,\); stack the packed bytes of at least one"),
+    (lambda: tally.count(BYTES[None][:0]), ValueError, r"`stacked` has shape \(0, 2\)"),
+    (lambda: tally.majority(BYTES[None][:0]), ValueError, r"`stacked` has shape \(0, 2\)"),
+    (lambda: tally.majority(FLOATS[None]), TypeError, "`stacked` has dtype float32"),
     (
-        lambda: bits.majority(BYTES[None], "zero"),
+        lambda: tally.majority(BYTES[None], "zero"),
         ValueError,
         "`ties` is 'zero'; choose one of 'plus', 'minus', 'random'",
     ),
-    (lambda: bits.majority(BYTES[None], "random"), ValueError, "`coins` are not given and `ties` is 'random'"),
-    (lambda: bits.majority(BYTES[None], "plus", BYTES), ValueError, "`coins` are given and `ties` is 'plus'"),
-    (lambda: bits.majority(BYTES[None], "random", FLOATS), TypeError, "`coins` has dtype float32"),
-    (lambda: bits.majority(BYTES[None], "random", BYTES[:1]), ValueError, r"`coins` has shape \(1,\), and `stacked`"),
-    (lambda: bits.majority(BYTES[None], "random", jnp.asarray(BYTES)), TypeError, "`coins` is an array of jax"),
-    (lambda: bits.majority_ternary(BYTES), ValueError, r"`stacked` has shape \(2,\)"),
-    (lambda: bits.majority_ternary(BYTES[None, :1]), ValueError, r"shape \(1, 1\); pass what pack_ternary made"),
-    (lambda: bits.majority_ternary(BYTES[None][:0]), ValueError, r"`stacked` has shape \(0, 2\)"),
+    (lambda: tally.majority(BYTES[None], "random"), ValueError, "`coins` are not given and `ties` is 'random'"),
+    (lambda: tally.majority(BYTES[None], "plus", BYTES), ValueError, "`coins` are given and `ties` is 'plus'"),
+    (lambda: tally.majority(BYTES[None], "random", FLOATS), TypeError, "`coins` has dtype float32"),
+    (lambda: tally.majority(BYTES[None], "random", BYTES[:1]), ValueError, r"`coins` has shape \(1,\), and `stacked`"),
+    (lambda: tally.majority(BYTES[None], "random", jnp.asarray(BYTES)), TypeError, "`coins` is an array of jax"),
+    (lambda: tally.majority_ternary(BYTES), ValueError, r"`stacked` has shape \(2,\)"),
+    (lambda: tally.majority_ternary(BYTES[None, :1]), ValueError, r"shape \(1, 1\); pass what pack_ternary made"),
+    (lambda: tally.majority_ternary(BYTES[None][:0]), ValueError, r"`stacked` has shape \(0, 2\)"),
 ]
 
 

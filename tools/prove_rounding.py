@@ -1,4 +1,4 @@
-"""Proof by enumeration that float32 is rounded to float16 and bfloat16 to nearest even, and at random between the right two.
+"""Proof by enumeration that float32 becomes the nearest float16 and bfloat16, or at random one of the two around it.
 
 ``python tools/prove_rounding.py [--output docs/results/rounding.json]``, a minute. The points: all 2**16 numbers of the
 narrow dtype, the middle of every two neighbours, and the float32 below and above each middle; between them
@@ -114,7 +114,7 @@ def main():
                     ("params", stored, raw, unflushed),
                 ):
                     for sign in (1, -1):
-                        body = compiled(lambda a, function=function: function(a, dtype))
+                        body = compiled(lambda a, function=function, dtype=dtype: function(a, dtype))
                         found = to_words(body(array((sign * inputs).astype(np.float32)))).astype(np.uint16)
                         words = np.where(sign < 0, wanted | 0x8000, wanted).astype(np.uint16)
                         zero = (wanted == 0) & ((found & 0x7FFF) == 0)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from signcore import bits, frameworks, ops, random, sums
+from signcore import bits, frameworks, ops, random, sums, tally
 from signcore.dtypes import FORMATS
 
 from . import oracles, worker
@@ -31,6 +31,7 @@ from .words import different, hexadecimal
 
 MARK = "signcore-primitive "
 POINTS, QUICK = 2**20, 2**14
+EDGES = 100  # points at the front that are drawn from the edges of the range
 SAMPLE = 300  # points that an oracle in Python decides
 
 
@@ -70,8 +71,8 @@ def _numbers(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
     edges = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, fmt.flush, -fmt.flush, below, -below, fmt.largest]
     with np.errstate(over="ignore"):
         x = x.astype(dtype)
-    x[: min(size, len(edges))] = np.asarray(edges, dtype)[:size]
-    return rng.permutation(x)
+    x[:EDGES] = rng.choice(np.asarray(edges, dtype), x[:EDGES].size)
+    return x
 
 
 def _finite(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
@@ -222,9 +223,9 @@ PRIMITIVES = [
         True,
     ),
     Primitive("popcount", bits.popcount, _bytes, lambda b: int(b).bit_count(), _32),
-    Primitive("count", bits.count, _votes, oracles.count, _32, True),
-    Primitive("majority of bits", lambda v: bits.majority(v[:6, ...], "minus"), _votes, oracles.majority, _32, True),
-    Primitive("majority_ternary", bits.majority_ternary, _ternary, oracles.majority_ternary, _32, True),
+    Primitive("count", tally.count, _votes, oracles.count, _32, True),
+    Primitive("majority of bits", lambda v: tally.majority(v[:6, ...], "minus"), _votes, oracles.majority, _32, True),
+    Primitive("majority_ternary", tally.majority_ternary, _ternary, oracles.majority_ternary, _32, True),
 ]
 
 
@@ -285,7 +286,7 @@ def _decide(primitive: Primitive, inputs: list[np.ndarray], outputs: list[np.nda
         return max(array.size for array in [*inputs, *outputs]), _difference(got, same)
     rng = np.random.default_rng(1)
     size = inputs[0].size
-    chosen = np.unique(np.concatenate([np.arange(min(size, 16)), rng.integers(0, size, SAMPLE)]))
+    chosen = np.unique(np.concatenate([np.arange(min(size, EDGES)), rng.integers(0, size, SAMPLE)]))
     for i in chosen:
         want = _outputs(primitive.oracle(*(array.reshape(-1)[i] for array in inputs)))
         got = [out.reshape(-1)[i] for out in outputs]
