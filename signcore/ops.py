@@ -198,6 +198,7 @@ def _round_to_float16(xp: Any, x: Any) -> Any:
     """
     power = (x.view(xp.int32) & 0x7F800000).view(x.dtype)
     shift = xp.clip(power, 2.0**-14, 2.0**16) * (1.5 * 2.0**13)
-    x = (x + shift) - shift
+    near = (x + shift) - shift
+    x = xp.where(near == 0.0, x * 0.0, near)  # the sign of a parameter that is zero
     x = xp.where(x > 65504.0, math.inf, x)  # a cast that is deleted does not overflow
     return xp.where(x < -65504.0, -math.inf, x)

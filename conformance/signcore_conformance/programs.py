@@ -306,7 +306,7 @@ class Program(NamedTuple):
         arrays: dict[str, np.ndarray] = {}
         for i, kind in enumerate(self.kinds):
             before = arrays.get(f"x{i - 1}")
-            arrays[f"x{i}"] = INPUTS[kind].make(_generator(self.data, i), before).astype(self.dtype)
+            arrays[f"x{i}"] = INPUTS[self.dtype][kind].make(_generator(self.data, i), before).astype(self.dtype)
         for i, value in enumerate(self.scalars):
             arrays[f"s{i}"] = np.asarray(value, dtype=self.dtype)
         for i in range(WORDS):
@@ -370,11 +370,14 @@ def _ties(draw: np.random.Generator, _: Any) -> np.ndarray:
     return np.asarray(draw.choice([0.0, -0.0, 0.25, -0.25, 0.5, 0.75, 1.0, -1.0, 1.5, -2.0], SIZE))
 
 
-def _edges(draw: np.random.Generator, _: Any) -> np.ndarray:
-    least = 2.0**-100
-    below, above = least * (1 - 2.0**-24), least * (1 + 2.0**-23)
-    values = [0.0, least, below, above, 2 * least, 1.0, 1e-20, 2.0**-24, 1e4, 2.0**90]
-    return np.asarray(draw.choice([s * v for v in values for s in (1.0, -1.0)], SIZE))
+def _edges(limits: Limits) -> Callable[[np.random.Generator, Any], np.ndarray]:
+    least, ulp = 2.0**limits.flush, 2.0 ** (1 - limits.digits)
+    values = [0.0, least, least * (1 - ulp / 2), least * (1 + ulp), 2 * least, 1.0, 1e-20, 2.0**-24, 1e4, 2.0**90]
+
+    def make(draw: np.random.Generator, _: Any) -> np.ndarray:
+        return np.asarray(draw.choice([s * v for v in values for s in (1.0, -1.0)], SIZE))
+
+    return make
 
 
 def _near(draw: np.random.Generator, before: np.ndarray | None) -> np.ndarray:
@@ -391,16 +394,21 @@ def _nonfinite(draw: np.random.Generator, _: Any) -> np.ndarray:
     return x
 
 
+# Simple ones first, as with the primitives.
 INPUTS = {
-    "normal": Input(_normal, Bounds(-20, 3)),
-    "ties": Input(_ties, Bounds(-2, 1)),
-    "edges": Input(_edges, Bounds(-101, 90)),
-    "near": Input(_near, Bounds(-101, 101, finite=False)),
-    "small": Input(_powers(-100.0, -60.0), Bounds(-100, -60)),
-    "large": Input(_powers(60.0, 100.0), Bounds(60, 100)),
-    "wide": Input(_powers(-40.0, 40.0), Bounds(-40, 40)),
-    "nonfinite": Input(_nonfinite, Bounds(-20, 3, finite=False)),
+    dtype: {
+        "normal": Input(_normal, Bounds(-20, 3)),
+        "ties": Input(_ties, Bounds(-2, 1)),
+        "edges": Input(_edges(limits), Bounds(limits.flush - 1, 90)),
+        "near": Input(_near, Bounds(limits.flush - 1, 1 - limits.flush, finite=False)),
+        "small": Input(_powers(limits.flush, 0.6 * limits.flush), Bounds(limits.flush, limits.flush * 3 // 5)),
+        "large": Input(_powers(-0.6 * limits.flush, -limits.flush), Bounds(-limits.flush * 3 // 5, -limits.flush)),
+        "wide": Input(_powers(-40.0, 40.0), Bounds(-40, 40)),
+        "nonfinite": Input(_nonfinite, Bounds(-20, 3, finite=False)),
+    }
+    for dtype, limits in LIMITS.items()
 }
+KINDS = list(INPUTS["float32"])
 
 
 # -- drawing -------------------------------------------------------------------------------------------------------
@@ -419,7 +427,7 @@ class _Assembly:
 
     def __init__(self, dtype: str, kinds: list[str]) -> None:
         self.dtype, self.limits = dtype, LIMITS[dtype]
-        self.bounds = {f"x{i}": INPUTS[kind].bounds for i, kind in enumerate(kinds)}
+        self.bounds = {f"x{i}": INPUTS[dtype][kind].bounds for i, kind in enumerate(kinds)}
         self.scalars: list[float] = []
         self.lines: list[Line] = []
 
@@ -517,7 +525,7 @@ PROGRAMS = st.builds(
     st.booleans(),
     st.sampled_from([0] * 36 + [1, 2, 3, 4]),
     st.integers(0, 9999),
-    st.lists(st.sampled_from(list(INPUTS)), min_size=1, max_size=4),
+    st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
     st.sampled_from(_LENGTHS).flatmap(lambda n: st.lists(_RAW, min_size=n, max_size=n)),
 )
 

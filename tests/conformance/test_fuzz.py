@@ -49,7 +49,7 @@ def test_programs_are_of_many_lengths_and_of_both_dtypes(made: list[Program]) ->
     assert min(lengths) >= programs.SHORTEST
     assert max(lengths) > 40
     assert {one.dtype for one in made} == {"float32", "float64"}
-    assert {kind for one in made for kind in one.kinds} == set(programs.INPUTS)
+    assert {kind for one in made for kind in one.kinds} == set(programs.KINDS)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # some inputs are infinite
