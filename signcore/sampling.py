@@ -233,12 +233,12 @@ def stochastic_round(x: Any, dtype: str, words: Any) -> Any:
     size = bits & 0x7FFFFFFF
     lost, largest, infinity, nan = _TARGETS[dtype]
     whole, part = size >> lost, (size & ((1 << lost) - 1)) << (24 - lost)
-    if dtype == "float16":
-        whole, part = _below_float16(
-            xp, size, whole - (112 << 10), part
-        )  # 112: the difference of the exponents' biases
-    near = xp.where(whole + xp.astype(k < part, xp.int32) < largest, whole + xp.astype(k < part, xp.int32), largest)
-    near = xp.where(size < 0x7F800000, near, xp.where(size > 0x7F800000, nan, infinity))
+    if dtype == "float16":  # 112 is the difference of the exponents' biases
+        whole, part = _below_float16(xp, size, whole - (112 << 10), part)
+    raised = whole + xp.astype(k < part, xp.int32)
+    near = xp.where(raised < largest, raised, largest)
+    near = xp.where(size < 0x7F800000, near, infinity)
+    near = xp.where(size > 0x7F800000, nan, near)
     return xp.astype(near | ((bits >> 31) << 15), xp.int16).view(target)
 
 

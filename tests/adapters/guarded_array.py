@@ -113,6 +113,8 @@ def _elementwise(function):
     return lambda *args: GuardedArray(function(*map(_peer, args)))
 
 
+_WHOLE = ("reshape", "any", "all", "sum", "max", "zeros_like", "ones_like", "expand_dims", "flip")
+_ELEMENTWISE = ("abs", "sqrt", "log", "ceil", "isfinite", "minimum", "maximum", "clip")
 xp = SimpleNamespace(
     __name__="guarded",
     asarray=_asarray,
@@ -120,10 +122,15 @@ xp = SimpleNamespace(
     where=_where,
     take=lambda x, indices, /, *, axis=None: GuardedArray(np.take(x._data, indices._data, axis=axis)),
     concat=lambda arrays, /, *, axis=0: GuardedArray(np.concat([x._data for x in arrays], axis=axis)),
-    **{name: _like(getattr(np, name)) for name in ("reshape", "any", "all", "sum", "zeros_like")},
+    result_type=np.result_type,
+    stack=lambda arrays, /, *, axis=0: GuardedArray(np.stack([x._data for x in arrays], axis=axis)),
+    **{name: _like(getattr(np, name)) for name in _WHOLE},
     **{name: _new(getattr(np, name)) for name in ("zeros", "arange")},
-    **{name: _elementwise(getattr(np, name)) for name in ("abs", "sqrt", "isfinite", "minimum", "maximum", "clip")},
-    **{name: np.dtype(name) for name in ("bool", "int32", "int64", "float16", "float32", "float64")},
+    **{name: _elementwise(getattr(np, name)) for name in _ELEMENTWISE},
+    **{
+        name: np.dtype(name)
+        for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+    },
 )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import signcore as sc
 import signcore_cupy
+from signcore import bits, ops, random, sums, tally
 from signcore.fields import ranges
 from signcore.rule import classes
 
@@ -284,3 +285,29 @@ def test_the_guard_notices_a_rule_that_reads(monkeypatch, rule):
     monkeypatch.setattr(type(rule), "apply_leaf", lambda self, p, a, s, h: (a.sign if bool(a.sign[0]) else p, s))
     with pytest.raises(guarded.SynchronisationError):
         signcore_cupy.run(rule, guarded.xp.asarray([1.0], dtype=np.float32), lambda p, k: p, 1)
+
+
+DRAWN = np.random.default_rng(8).integers(-(2**31), 2**31, 1000).astype(np.int32)
+PRIMITIVES = {
+    **{
+        kind: lambda x, w, kind=kind: sums.finish(kind, sums.partial(kind, *([x, x] if kind == "dot" else [x])))
+        for kind in sums.KINDS
+    },
+    "arcsin4pi": lambda x, w: ops.arcsin4pi(ops.clamp(x, 1.0)),
+    "words": lambda x, w: random.words(w[:2], w[2], 100),
+    "normal": lambda x, w: random.normal(w),
+    "uniform": lambda x, w: random.uniform(w),
+    "bernoulli": lambda x, w: random.bernoulli(w, 0.25),
+    "stochastic_sign": lambda x, w: random.stochastic_sign(x, sums.norm2(x), w),
+    "stochastic_round": lambda x, w: random.stochastic_round(x, "float16", w),
+    "pack": lambda x, w: bits.unpack_ternary(bits.pack_ternary(x), 1000, "float32"),
+    "vote": lambda x, w: tally.majority(bits.pack(x)[None, ...]),
+}
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_primitives_never_read_from_the_device(name):
+    x = np.random.default_rng(7).standard_normal(1000).astype(np.float32) * np.float32(1e10)
+    expected = PRIMITIVES[name](x, DRAWN)
+    got = PRIMITIVES[name](guarded.xp.asarray(x), guarded.xp.asarray(DRAWN))
+    assert np.asarray(expected).tobytes() == guarded.read(got).tobytes()
