@@ -299,20 +299,16 @@ def _scanned(function: Any, row: int, x: Any, y: Any) -> Any:
     import jax.numpy as jnp
 
     size = x.shape[0]
-    if size <= row:
-        return function(x[None], None if y is None else y[None])
+    # The first piece, by itself, takes what is no whole row, and gives a sum that varies over the same mesh axes as
+    # the others' (shard_map asks for that).
+    first = min(size, size % row or row)
 
-    def body(total: Any, i: Any) -> tuple[Any, None]:
-        start = jnp.minimum(i * row, size - row)  # the last row begins earlier, and what it repeats counts as 0
-        fresh = start + jnp.arange(row) >= i * row
-        pieces = [
-            None if v is None else jnp.where(fresh, jax.lax.dynamic_slice(v, (start,), (row,)), 0)[None] for v in (x, y)
-        ]
+    def body(total: Any, start: Any) -> tuple[Any, None]:
+        pieces = [None if v is None else jax.lax.dynamic_slice(v, (start,), (row,))[None] for v in (x, y)]
         return total + function(*pieces), None
 
-    # The first row by itself gives a carry that varies over the same mesh axes as the rest (shard_map asks).
-    first = function(x[None, :row], None if y is None else y[None, :row])
-    return jax.lax.scan(body, first, jnp.arange(1, -(-size // row)))[0]
+    total = function(x[None, :first], None if y is None else y[None, :first])
+    return total if first == size else jax.lax.scan(body, total, jnp.arange(first, size, row))[0]
 
 
 def as_numpy(array: Any) -> np.ndarray | None:

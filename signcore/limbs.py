@@ -59,11 +59,13 @@ def of_integer(number: int, flags: Sequence[bool], layout: Layout) -> np.ndarray
 
 
 def carried(partial: Any) -> Any:
-    """The same number with every limb but the last in [0, 4096), and each count at most 1."""
+    """The same number with every limb but the last in [0, 4096), and of the counts at most one, 1."""
     xp = frameworks.namespace(partial)
     size = layout_of(partial).limbs
-    flags = xp.astype(partial[size:] > 0, xp.int32)
-    return xp.concat([_carry(xp, partial[:size]), flags])
+    nan, plus, minus = (partial[size + k : size + k + 1] > 0 for k in range(FLAGS))
+    nan = nan | (plus & minus)
+    flags = [xp.astype(flag, xp.int32) for flag in (nan, plus & ~nan, minus & ~nan)]
+    return xp.concat([_carry(xp, partial[:size]), *flags])
 
 
 def _carry(xp: Any, limbs: Any) -> Any:
@@ -138,8 +140,8 @@ def rounded(partial: Any, *, root: bool = False) -> Any:
         value = value * power
         value = xp.where(value < fmt.normal, 0.0, value)
         value = xp.where(negative, -value, value)
-        value = xp.where(flags[1], np.inf, xp.where(flags[2], -np.inf, value))
-        value = xp.where(flags[0] | (flags[1] & flags[2]), np.nan, value)
+        for flag, special in zip((flags[0], flags[1], flags[2]), (np.nan, np.inf, -np.inf), strict=True):
+            value = xp.where(flag, special, value)
         return xp.astype(value, frameworks.dtype(xp, layout.compute))
 
 

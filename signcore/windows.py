@@ -22,8 +22,9 @@ from .ieee import compute_format, exact_product
 from .limbs import BITS, Layout, carried, of_integer
 
 WINDOW = 36
-ROW = 2**14  # integers of 36 bits add up exactly in float64 up to 2**17 of them; longer rows leave the cache
-MANY = 2**15 * ROW  # numbers whose limbs, of four terms, stay below 2**30
+ROW = 2**13  # integers of 36 bits add up exactly in float64 up to 2**17 of them; longer rows leave the cache
+MANY = 2**15 * ROW  # numbers whose limbs, of four terms that overlap, stay below 2**30
+DIGITS = 5  # of 12 bits, in the sum of a row's integers
 BLOCK = 2**17  # numbers that are looked at together: float64 temporaries of 1 MiB
 
 
@@ -36,21 +37,21 @@ class Term(NamedTuple):
     above: int
 
 
-def _split(xp: Any, x: Any) -> tuple[Any, list[Any]]:
-    """(`x` with what does not count as 0, whether a NaN, an infinity or a negative one is in it).
+def _split(xp: Any, x: Any) -> tuple[Any, Any]:
+    """(`x` with what does not count as 0, the sum of what is no number in it).
 
-    Numbers below the contract's threshold do not count, and what is no number is told apart.
+    Numbers below the contract's threshold do not count.
     """
     fmt = compute_format(x)
     size = xp.abs(x)
     if frameworks.is_eager_numpy(x) and size.max() <= fmt.largest:
-        return (x if size.min() >= fmt.flush else x * (size >= fmt.flush)), [False] * 3
-    flags = [xp.any(x != x), xp.any(x == math.inf), xp.any(x == -math.inf)]
-    return xp.where((size >= fmt.flush) & (size <= fmt.largest), x, 0.0), flags
+        return (x if size.min() >= fmt.flush else x * (size >= fmt.flush)), np.zeros((), x.dtype)
+    special = xp.sum(xp.where(size <= fmt.largest, 0.0, x))
+    return xp.where((size >= fmt.flush) & (size <= fmt.largest), x, 0.0), special
 
 
-def terms(xp: Any, kind: str, x: Any, y: Any) -> tuple[list[Term], list[Any]]:
-    """What is to be added, as float64, and whether there is a NaN, an infinity, or a negative one.
+def terms(xp: Any, kind: str, x: Any, y: Any) -> tuple[list[Term], Any]:
+    """What is to be added, as float64, and the sum of what is no number: 0, an infinity or NaN.
 
     Parameters
     ----------
@@ -60,25 +61,24 @@ def terms(xp: Any, kind: str, x: Any, y: Any) -> tuple[list[Term], list[Any]]:
     """
     narrow = compute_format(x).name == "float32"
     if kind != "dot":
-        values, flags = _split(xp, xp.abs(x) if kind == "norm1" else x)
+        values, special = _split(xp, xp.abs(x) if kind == "norm1" else x)
         values = xp.astype(values, xp.float64)
-        return ([Term(values, 0, 128, -123)] if narrow else _halved(xp, values)), flags
-    (a, odd), (b, also_odd) = _split(xp, x), _split(xp, y)
-    flags = [False] * 3
-    if not frameworks.is_eager_numpy(x) or any(odd + also_odd):
+        return ([Term(values, 0, 128, -123)] if narrow else _halved(xp, values)), special
+    (a, special), (b, also) = _split(xp, x), _split(xp, y)
+    if not frameworks.is_eager_numpy(x) or special != 0.0 or also != 0.0:
         # an infinity times a number that does not count is an infinity times 0
         tiny = compute_format(x).flush
-        special = xp.where(xp.abs(x) < tiny, 0.0, x) * xp.where(xp.abs(y) < tiny, 0.0, y)
-        flags = _split(xp, xp.where(xp.isfinite(x) & xp.isfinite(y), 0.0, special))[1]
+        odd = xp.where(xp.abs(x) < tiny, 0.0, x) * xp.where(xp.abs(y) < tiny, 0.0, y)
+        special = xp.sum(xp.where(xp.isfinite(x) & xp.isfinite(y), 0.0, odd))
     if narrow:
-        return [Term(xp.astype(a, xp.float64) * xp.astype(b, xp.float64), 0, 256, -246)], flags
+        return [Term(xp.astype(a, xp.float64) * xp.astype(b, xp.float64), 0, 256, -246)], special
     for _ in range(2):  # what is large is scaled down, and the other factor up: splitting it would overflow
         large = xp.abs(a) > 2.0**800
         a, b = xp.where(large, b * 2.0**200, b), xp.where(large, a * 2.0**-200, a)
     value, error = exact_product(a, b)
     whole, overflow = _split(xp, value)
     error = xp.where(whole == 0.0, 0.0, error)
-    return _halved(xp, whole) + _halved(xp, error), [p | q for p, q in zip(flags, overflow, strict=True)]
+    return _halved(xp, whole) + _halved(xp, error), special + overflow
 
 
 def _halved(xp: Any, values: Any) -> list[Term]:
@@ -96,14 +96,14 @@ def _halved(xp: Any, values: Any) -> list[Term]:
 def by_looking(kind: str, x: np.ndarray, y: np.ndarray | None, layout: Layout) -> np.ndarray:
     """The partial of NumPy vectors of the layout's dtype."""
     xp = frameworks.namespace(x)
-    total, flags = 0, [False] * 3
-    for start in range(0, x.size, BLOCK):
-        other = None if y is None else y[start : start + BLOCK]
-        with np.errstate(all="ignore"):
-            found, special = terms(xp, kind, x[start : start + BLOCK], other)
-        flags = [a or bool(b) for a, b in zip(flags, special, strict=True)]
-        total += sum(_integer(term.values, layout.unit - term.shift) for term in found)
-    return of_integer(total, flags, layout)
+    total, special = 0, 0.0
+    with np.errstate(all="ignore"):
+        for start in range(0, x.size, BLOCK):
+            other = None if y is None else y[start : start + BLOCK]
+            found, odd = terms(xp, kind, x[start : start + BLOCK], other)
+            special += float(odd)
+            total += sum(_integer(term.values, layout.unit - term.shift) for term in found)
+    return of_integer(total, [special != special, special == math.inf, special == -math.inf], layout)
 
 
 def _integer(values: np.ndarray, unit: int) -> int:
@@ -134,41 +134,50 @@ def blindly(kind: str, x: Any, y: Any, layout: Layout) -> Any:
     with frameworks.float64_scope(xp):
         for start in range(0, x.shape[0], MANY):
             pieces = [None if v is None else v if v.shape[0] <= MANY else v[start : start + MANY] for v in (x, y)]
-            found.append(frameworks.added(Rows(kind, layout), ROW, *pieces))
+            found.append(_placed(xp, frameworks.added(Rows(kind, layout), ROW, *pieces), layout))
     return found[0] if len(found) == 1 else sum(map(carried, found))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What rows of numbers add to the partial; hashable, so that it is compiled once."""
+    """What rows of numbers add to each window; hashable, so that it is compiled once."""
 
     kind: str
     layout: Layout
 
     def __call__(self, x: Any, y: Any) -> Any:
-        """Int32 partial of arrays of shape (rows, up to ROW), not carried."""
+        """Digits of each window's sum, 12 bits each, of arrays of shape (rows, up to ROW), and the three flags."""
         xp = frameworks.namespace(x)
-        found, flags = terms(xp, self.kind, x, y)
-        total = [0] * 5
+        found, special = terms(xp, self.kind, x, y)
+        shifts = frameworks.constant(xp, [[[BITS * k]] for k in range(DIGITS)], xp.int64, x)
+        masks = frameworks.constant(xp, [[[4095]]] * (DIGITS - 1) + [[[-1]]], xp.int64, x)
+        total: Any = 0
         for term in found:
             first = -((self.layout.unit - term.below) // WINDOW) - 1  # the lowest whose multiples reach the largest
             last = (term.above - self.layout.unit) // WINDOW
             ulps = [2.0 ** (self.layout.unit - term.shift + WINDOW * j) for j in range(first, last - 1, -1)]
-            counts = frameworks.descended(xp, _window, term.values, ulps)
-            counts = xp.astype(xp.flip(counts, axis=0), xp.int64)
-            digits = [(counts >> (BITS * k)) & 4095 for k in range(4)] + [counts >> 48]
-            for k, digit in enumerate(digits):
-                column = xp.sum(xp.astype(digit, xp.int32), axis=1, dtype=xp.int32)
-                total[k] = total[k] + _padded(xp, column, last, self.layout.windows - 1 - first)
-        here = xp.reshape(xp.stack(total[:3], axis=1), (-1,))
-        above = xp.reshape(xp.stack([*total[3:], total[0] * 0], axis=1), (-1,))
-        limbs = here + xp.concat([above[-3:] * 0, above[:-3]])
-        return xp.concat([limbs, xp.stack([xp.astype(xp.asarray(flag), xp.int32) for flag in flags])])
+            counts = xp.astype(frameworks.descended(xp, _window, term.values, ulps), xp.int64)
+            digits = (xp.expand_dims(xp.flip(counts, axis=0), axis=0) >> shifts) & masks
+            sums = xp.sum(xp.astype(digits, xp.int32), axis=2, dtype=xp.int32)
+            total = total + _padded(xp, sums, last, self.layout.windows - 1 - first)
+        special = xp.reshape(special, (1,))
+        flags = [xp.astype(flag, xp.int32) for flag in (special != special, special == math.inf, special == -math.inf)]
+        return xp.concat([xp.reshape(total, (-1,)), *flags])
 
 
-def _padded(xp: Any, column: Any, before: int, after: int) -> Any:
-    zeros = [xp.zeros((n,), dtype=column.dtype, device=frameworks.device(column)) for n in (before, after)]
-    return xp.concat([zeros[0], column, zeros[1]])
+def _padded(xp: Any, sums: Any, before: int, after: int) -> Any:
+    where = frameworks.device(sums)
+    zeros = [xp.zeros((DIGITS, n), dtype=sums.dtype, device=where) for n in (before, after)]
+    return xp.concat([zeros[0], sums, zeros[1]], axis=1)
+
+
+def _placed(xp: Any, digits: Any, layout: Layout) -> Any:
+    """The digits at their limbs: three belong to their window, and two reach into the next."""
+    size = DIGITS * layout.windows
+    rows = xp.reshape(digits[:size], (DIGITS, layout.windows))
+    here = xp.reshape(xp.stack([rows[0, :], rows[1, :], rows[2, :]], axis=1), (-1,))
+    above = xp.reshape(xp.stack([rows[3, :], rows[4, :], rows[0, :] * 0], axis=1), (-1,))
+    return xp.concat([here + xp.concat([above[-3:] * 0, above[:-3]]), digits[size:]])
 
 
 def _window(values: Any, ulp: Any) -> tuple[Any, Any]:
