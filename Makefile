@@ -53,9 +53,11 @@ golden: $(STAMP)  ## write the golden files again (needs an entry in CHANGELOG.m
 	$(RUN) -m signcore_conformance.regen
 
 # No environment here: a GPU machine may have no network, so this takes $(PYTHON) with the frameworks it has.
-gpu:  ## run the suite on the GPU with $(PYTHON) as it is, into docs/results/gpu.json; installs nothing
-	PYTHONPATH="$(CURDIR):$(CURDIR)/adapters:$(CURDIR)/conformance$${PYTHONPATH:+:$$PYTHONPATH}" \
-	  $(PYTHON) -m signcore_conformance gpu --json docs/results/gpu.json
+gpu: export PYTHONPATH := $(CURDIR):$(CURDIR)/adapters:$(CURDIR)/conformance:$(PYTHONPATH)
+gpu:  ## run suite and primitives on the GPU with $(PYTHON) as it is, into docs/results/; installs nothing
+	$(PYTHON) -m signcore_conformance gpu --json docs/results/gpu.json
+	$(PYTHON) -m signcore_conformance primitives --json docs/results/gpu-primitives.json \
+	  --backends numpy cupy torch-cuda torch-cuda-compile jax-cuda jax-cuda-jit
 
 # The environment stays, since VENV may name one that serves other work as well; the next target installs anew.
 clean:  ## remove caches and outputs
