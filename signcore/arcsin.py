@@ -117,13 +117,13 @@ def arcsin4pi(m: Any) -> Any:
     Parameters
     ----------
     m : array, float32 or float64, any shape
-        In [-1, 1].
+        In [-1, 1]. Subnormal numbers are outside of the contract: some backends take them for zero.
 
     Returns
     -------
     array of `m`'s shape and dtype, in [-2, 2]
-        float32: 0.5 ulp, correctly rounded for every input. float64: below 0.8 ulp, one operation sequence. Outside
-        of [-1, 1] NaN.
+        float32: 0.5 ulp, correctly rounded for every normal number. float64: below 0.8 ulp, one operation sequence.
+        Outside of [-1, 1] NaN.
 
     Examples
     --------

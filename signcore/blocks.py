@@ -49,7 +49,7 @@ def mapped(function: Callable[[Any], Any], array: Any) -> Any:
     xp = frameworks.namespace(array)
     flat = xp.reshape(array, (-1,))
     if flat.shape[0] <= SIZE:
-        return xp.reshape(function(flat), array.shape) if flat.shape[0] else array
+        return xp.reshape(function(flat), array.shape) if flat.shape[0] else xp.empty_like(array)
     out = xp.empty_like(flat)
     for start in range(0, flat.shape[0], SIZE):
         out[start : start + SIZE] = function(flat[start : start + SIZE])

@@ -222,6 +222,14 @@ def normal(argument: str, leaf: Leaf) -> None:
         )
 
 
+def is_array(argument: str, value: Any) -> None:
+    """An argument must be an array of an Array API library, whatever its dtype."""
+    try:
+        frameworks.namespace(value)
+    except TypeError:
+        raise TypeError(f"`{argument}` is {value!r}, not an array of an Array API library; wrap it in one") from None
+
+
 def packed(argument: str, value: Any) -> None:
     """Packed bits must be an array of uint8."""
     try:

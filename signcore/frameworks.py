@@ -315,7 +315,7 @@ def as_numpy(array: Any) -> np.ndarray | None:
     """The values of an array as NumPy's, without a copy where there need not be one; None when they are not at hand."""
     name = library(namespace(array))
     if is_host(array):
-        values: np.ndarray = array if name == "numpy" else array.detach().numpy()
+        values: np.ndarray = array if name == "numpy" else array.detach().resolve_neg().numpy()
         return values
     if name == "array_api_strict" or (name == "jax" and is_on_host(array) and array.is_fully_addressable):
         return np.asarray(array)

@@ -16,9 +16,10 @@ from .frameworks import namespace
 
 
 def compute_format(x: Any) -> Format:
-    """Format of an array that arithmetic is done on."""
+    """Format of an array that arithmetic is done on; TypeError for integers."""
     fmt = format_of(x)
-    assert fmt is not None, f"arithmetic on {x.dtype}"
+    if fmt is None:
+        raise TypeError(f"arithmetic on {x.dtype}; pass float32 or float64")
     return fmt
 
 
@@ -71,7 +72,8 @@ def sqrt(x: Any) -> Any:
     Parameters
     ----------
     x : array, float32 or float64, any shape
-        Of zero, infinity, NaN and negative numbers the root is IEEE's (0, infinity, NaN, NaN).
+        Of zero, infinity, NaN and negative numbers the root is IEEE's (0, infinity, NaN, NaN). Subnormal numbers are
+        outside of the contract: some backends take them for zero.
 
     Returns
     -------
@@ -136,18 +138,21 @@ def quotient(a: Any, b: Any) -> Any:
     fits = (xp.abs(above) < _HUGE) & (above != 0.0) & (xp.abs(below) < _HUGE) & (below != 0.0)
     above, below = xp.where(fits, above, 1.0), xp.where(fits, below, 1.0)
     ratio = _nearest(xp, above / below, lambda q: _residual(above, q, below), lambda r, q: r / below)
-    back = up * (1.0 / down)  # powers of two between 2**-600 and 2**600, squared in two exact products
+    back = up * (1.0 / down)  # powers of two up to 2**896 either way, squared in two exact products
     return xp.where(fits, (ratio * back) * back, a / b)
 
 
-_HUGE = 2.0**500
-
-
 def _moderate(xp: Any, x: Any) -> tuple[Any, Any]:
-    """(x moved between 2**-500 and 2**500 by a power of two, root of the power that moves it back), float64."""
-    large, small = xp.abs(x) >= _HUGE, xp.abs(x) < 1.0 / _HUGE
-    moved = xp.where(large, x * 2.0**-600, xp.where(small, x * 2.0**600, x))
-    return moved, xp.where(large, 2.0**300, xp.where(small, 2.0**-300, xp.ones_like(x)))
+    """(x moved between 2**-128 and 2**128 by a power of two, root of the power that moves it back), float64."""
+    back = xp.ones_like(x)
+    for exponent in (512, 256, 128):
+        large, small = xp.abs(x) >= 2.0**exponent, xp.abs(x) < 2.0**-exponent
+        x = xp.where(large, x * 2.0**-exponent, xp.where(small, x * 2.0**exponent, x))
+        back = xp.where(large, back * 2.0 ** (exponent // 2), xp.where(small, back * 2.0 ** -(exponent // 2), back))
+    return x, back
+
+
+_HUGE = 2.0**500  # an infinity is above it, every number that was moved below
 
 
 def _nearest(xp: Any, guess: Any, residual: Callable[[Any], Any], correction: Callable[[Any, Any], Any]) -> Any:

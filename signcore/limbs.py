@@ -40,13 +40,12 @@ class Layout(NamedTuple):
 LAYOUTS = {"float32": Layout("float32", -268, 16), "float64": Layout("float64", -1008, 58)}
 
 
+SHAPES = {name: (layout.limbs + FLAGS,) for name, layout in LAYOUTS.items()}
+
+
 def layout_of(partial: Any) -> Layout:
     """The layout of a partial, which its length tells."""
-    for layout in LAYOUTS.values():
-        if tuple(partial.shape) == (layout.limbs + FLAGS,):
-            return layout
-    lengths = " or ".join(f"({layout.limbs + FLAGS},)" for layout in LAYOUTS.values())
-    raise ValueError(f"`partial` has shape {tuple(partial.shape)}; pass what `partial` returned, of shape {lengths}")
+    return next(layout for name, layout in LAYOUTS.items() if SHAPES[name] == tuple(partial.shape))
 
 
 def of_integer(number: int, flags: Sequence[bool], layout: Layout) -> np.ndarray:

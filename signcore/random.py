@@ -8,6 +8,7 @@ arithmetic on uint32 and JAX lacks int64 unless x64 is on; two's complement addi
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from . import frameworks
+from . import checks, frameworks
+from .dtypes import name_of
 from .normal import normal
 from .sampling import bernoulli, stochastic_round, stochastic_sign, uniform
 
@@ -108,14 +110,20 @@ def words(key: Any, step: Any, size: int, start: int = 0) -> Any:
     ----------
     key : int32 array, shape (2,)
         The leaf's stream.
-    step : int32 0-d array
-        Folded into the key.
+    step : int or 0-d array of integers
+        Folded into the key, as int32.
     size, start : int
-        Elements and the global index of the first; the counter is that index in 64 bits.
+        Elements and the global index of the first, below 2**63; the counter is that index in 64 bits. For elements that
+        do not follow each other, and for indices that are traced, see `words_at`.
 
     Returns
     -------
     int32 array, shape (size,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        `key` is not two int32 words, `step` no integer, `size` or `start` no integer or out of range.
 
     Examples
     --------
@@ -125,6 +133,8 @@ def words(key: Any, step: Any, size: int, start: int = 0) -> Any:
     >>> words(key, step, 2, start=2)
     array([ 174495769, 1551893194], dtype=int32)
     """
+    step = _check(key, step)
+    size, start = _index("size", size), _index("start", start)
     xp = frameworks.namespace(key)
     if frameworks.is_host(key) and frameworks.is_host(step):
         drawn = _written(frameworks.as_numpy(key), frameworks.as_numpy(step), size, start)
@@ -136,6 +146,78 @@ def words(key: Any, step: Any, size: int, start: int = 0) -> Any:
         x0, x1 = threefry(folded, (index * 0 + high, index))
         parts.append(x0 ^ x1)
     return parts[-1] if len(parts) <= 2 else xp.concat(parts)
+
+
+def words_at(key: Any, step: Any, low: Any, high: Any = 0) -> Any:
+    """The words of any elements of a leaf, by their global indices: of a strided slice, or of a shard that is traced.
+
+    Parameters
+    ----------
+    key : int32 array, shape (2,)
+    step : int or 0-d array of integers
+    low : int32 array, any shape
+        The lower 32 bits of each index, in two's complement.
+    high : int32 array or int, default 0
+        The upper 32 bits; broadcast against `low`.
+
+    Returns
+    -------
+    int32 array of the shape of `low`
+
+    Raises
+    ------
+    TypeError, ValueError
+        `key` is not two int32 words, `step` no integer, or an index no int32.
+
+    Examples
+    --------
+    >>> key, step = stream_key(0, "w"), np.asarray(3, np.int32)
+    >>> words_at(key, step, np.asarray([[3, 1]], np.int32))
+    array([[ 1551893194, -1492757002]], dtype=int32)
+    """
+    step = _check(key, step)
+    _check_words("low", low)
+    if not isinstance(high, int):
+        _check_words("high", high)
+    xp = frameworks.namespace(key)
+    flat = xp.reshape(low, (-1,))
+    upper = flat * 0 + (high if isinstance(high, int) else xp.reshape(xp.broadcast_to(high, low.shape), (-1,)))
+    x0, x1 = threefry(_folded(xp, key, step), (upper, flat))
+    return xp.reshape(x0 ^ x1, low.shape)
+
+
+def _check_words(argument: str, value: Any) -> None:
+    checks.is_array(argument, value)
+    if name_of(value.dtype) != "int32":
+        raise TypeError(f"`{argument}` has dtype {name_of(value.dtype)}; pass int32 words")
+
+
+def _check(key: Any, step: Any) -> Any:
+    """The step as an int32 array beside the key, once both are what they must be."""
+    _check_words("key", key)
+    if tuple(key.shape) != (2,):
+        raise ValueError(f"`key` has shape {tuple(key.shape)}; pass the two words of stream_key(seed, name)")
+    xp = frameworks.namespace(key)
+    if isinstance(step, (int, np.integer)) and not isinstance(step, bool):
+        if not -(2**31) <= step < 2**31:
+            raise ValueError(f"`step` is {step}; pass an integer that fits int32")
+        return frameworks.constant(xp, int(step), xp.int32, key)
+    checks.is_array("step", step)
+    if not name_of(step.dtype).startswith(("int", "uint")) or math.prod(step.shape) != 1:
+        raise TypeError(f"`step` is an array of {name_of(step.dtype)} of shape {tuple(step.shape)}; pass one integer")
+    return step if name_of(step.dtype) == "int32" else xp.astype(step, xp.int32)
+
+
+def _index(argument: str, value: Any) -> int:
+    if hasattr(value, "dtype") and frameworks.is_traced(value):
+        raise TypeError(f"`{argument}` is traced; pass a Python int, or traced indices to words_at")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ValueError(f"`{argument}` is {value!r}; pass an integer from 0 to 2**63 - 1")
+    return number
 
 
 def _parts(size: int, start: int, most: int) -> Iterator[tuple[int, int, int]]:

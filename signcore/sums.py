@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from . import checks, frameworks, limbs, windows
-from .dtypes import format_of
-from .tree import flatten
+from .dtypes import format_of, name_of
+from .tree import Leaf, flatten
 
 __all__ = ["exact_dot", "exact_sum", "finish", "merge", "norm1", "norm2", "norm_inf", "partial"]
 
@@ -117,8 +117,8 @@ def norm2(tree: Any) -> Any:
     Returns
     -------
     0-d array
-        float32: correctly rounded. float64 (where a leaf is float64): the root of the sum rounded to float64,
-        0.75 ulp; infinite above 2**511, and squares below 2**-900 count as 0.
+        float32: correctly rounded. float64 (where a leaf is float64): the root of the sum rounded to 53 bits,
+        0.75 ulp; squares that overflow make it infinite, and those below 2**-900 count as 0.
 
     Examples
     --------
@@ -215,6 +215,11 @@ def merge(kind: Kind, first: Any, second: Any) -> Any:
     -------
     array of the same shape and dtype
 
+    Raises
+    ------
+    TypeError, ValueError
+        `first` or `second` is no partial of that kind, or they are of two compute dtypes or libraries.
+
     Examples
     --------
     >>> import numpy as np
@@ -223,15 +228,13 @@ def merge(kind: Kind, first: Any, second: Any) -> Any:
     >>> bool((whole == halves).all())
     True
     """
-    checks.choice("kind", kind, KINDS)
-    if kind == "norm_inf":
-        return frameworks.namespace(first).maximum(first, second)
-    if limbs.layout_of(first) != limbs.layout_of(second):
+    if _check_partial(kind, "first", first) != _check_partial(kind, "second", second):
         raise ValueError(
-            f"`second` has shape {tuple(second.shape)}, `first` {tuple(first.shape)}: one is of float32 and one of "
-            f"float64; convert the leaves of one piece before its partial is formed"
+            f"`first` is {_described(first)}, `second` {_described(second)}: one is of float32 and one of float64; "
+            f"convert the leaves of one piece before its partial is formed"
         )
-    return limbs.carried(first + second)
+    checks.same_home("second", Leaf("", second), "first", Leaf("", first))
+    return frameworks.namespace(first).maximum(first, second) if kind == "norm_inf" else limbs.carried(first + second)
 
 
 def finish(kind: Kind, total: Any) -> Any:
@@ -247,16 +250,37 @@ def finish(kind: Kind, total: Any) -> Any:
     -------
     0-d array, float32 or float64
 
+    Raises
+    ------
+    TypeError, ValueError
+        `total` is no partial of that kind.
+
     Examples
     --------
     >>> import numpy as np
     >>> float(finish("norm1", sum(partial("norm1", np.float32([x])) for x in (1.0, -2.0, 3.0))))
     6.0
     """
-    checks.choice("kind", kind, KINDS)
+    _check_partial(kind, "total", total)
     if kind == "norm_inf":
         return frameworks.from_bits(total)
     return limbs.rounded(total, root=kind == "norm2")
+
+
+def _check_partial(kind: str, argument: str, value: Any) -> str:
+    """The compute dtype of a partial of this kind."""
+    checks.choice("kind", kind, KINDS)
+    checks.is_array(argument, value)
+    shapes = {"float32": (), "float64": ()} if kind == "norm_inf" else limbs.SHAPES
+    for compute, shape in shapes.items():
+        words = "int64" if (kind, compute) == ("norm_inf", "float64") else "int32"
+        if tuple(value.shape) == shape and name_of(value.dtype) == words:
+            return compute
+    raise ValueError(f"`{argument}` is {_described(value)}; pass what partial({kind!r}, ...) returned")
+
+
+def _described(value: Any) -> str:
+    return f"an array of {name_of(value.dtype)} of shape {tuple(value.shape)}"
 
 
 def _pairs(tree: Any, other: Any) -> list[tuple[Any, Any]]:

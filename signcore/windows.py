@@ -75,19 +75,24 @@ def terms(xp: Any, kind: str, x: Any, y: Any) -> tuple[list[Term], Any]:
     for _ in range(2):  # what is large is scaled down, and the other factor up: splitting it would overflow
         large = xp.abs(a) > 2.0**800
         a, b = xp.where(large, b * 2.0**200, b), xp.where(large, a * 2.0**-200, a)
-    value, error = exact_product(a, b)
-    whole, overflow = _split(xp, value)
-    error = xp.where(whole == 0.0, 0.0, error)
-    return _halved(xp, whole) + _halved(xp, error), special + overflow
+    product = a * b
+    near = xp.abs(product) >= 2.0**900  # the parts of such a product could overflow
+    counts = (xp.abs(product) >= compute_format(x).flush) & (xp.abs(product) <= compute_format(x).largest)
+    overflow = xp.sum(xp.where(xp.abs(product) <= compute_format(x).largest, 0.0, product))
+    parts = [xp.where(counts, part, 0.0) for part in exact_product(xp.where(near, a * 2.0**-200, a), b)]
+    return [term for part in parts for term in _halved(xp, part, near)], special + overflow
 
 
-def _halved(xp: Any, values: Any) -> list[Term]:
-    """Large and small numbers apart: beside the largest ones there is no room for the number that cuts a window."""
+def _halved(xp: Any, values: Any, scaled: Any = None) -> list[Term]:
+    """Large and small numbers apart: beside the largest ones there is no room for the number that cuts a window.
+
+    Where `scaled` holds, the values are 2**-200 of what they stand for.
+    """
     large = xp.abs(values) >= 1.0
-    return [
-        Term(xp.where(large, values * 2.0**-512, 0.0), 512, 1024, -52),
-        Term(xp.where(large, 0.0, values), 0, 0, -1006),
-    ]
+    down = values * 2.0**-512
+    if scaled is not None:
+        large, down = large | scaled, xp.where(scaled, values * 2.0**-312, down)
+    return [Term(xp.where(large, down, 0.0), 512, 1024, -52), Term(xp.where(large, 0.0, values), 0, 0, -1006)]
 
 
 # -- where values are at hand ------------------------------------------------------------------------------------
@@ -113,6 +118,7 @@ def _integer(values: np.ndarray, unit: int) -> int:
         largest = max(float(values.max()), -float(values.min()))
         if largest == 0.0:
             return total
+        assert largest < math.inf, "terms are finite"
         # at most 2**45 ulps each, so that 2**17 of them stay below 2**63
         ulp = max(math.frexp(largest)[1] - 45, unit)
         offset = np.float64(math.ldexp(1.5, ulp + 52))
@@ -134,8 +140,8 @@ def blindly(kind: str, x: Any, y: Any, layout: Layout) -> Any:
     with frameworks.float64_scope(xp):
         for start in range(0, x.shape[0], MANY):
             pieces = [None if v is None else v if v.shape[0] <= MANY else v[start : start + MANY] for v in (x, y)]
-            found.append(_placed(xp, frameworks.added(Rows(kind, layout), ROW, *pieces), layout))
-    return found[0] if len(found) == 1 else sum(map(carried, found))
+            found.append(carried(_placed(xp, frameworks.added(Rows(kind, layout), ROW, *pieces), layout)))
+    return found[0] if len(found) == 1 else carried(sum(found))
 
 
 @dataclass(frozen=True)

@@ -175,3 +175,49 @@ def test_words_may_be_drawn_under_torch_compile(same):
     # inductor takes a minute for the rounds written out; the adapter's operation (signcore_torch/noise.py) does without
     draw = torch.compile(lambda key, step: random.words(key, step, 33, 2**31 - 8), backend="aot_eager", fullgraph=True)
     same(draw(torch.tensor(KEY), torch.tensor(STEP)), random.words(KEY, STEP, 33, 2**31 - 8))
+
+
+def test_the_words_of_any_elements_in_any_order(other, same):
+    shape = (6, 50)
+    whole = random.words(KEY, STEP, 300, 2**32 - 100).reshape(shape)
+    index = (2**32 - 100 + np.arange(300)).reshape(shape)[::-1, 3::7]  # a slice with strides, in another order
+    low, high = (index & 0xFFFFFFFF).astype(np.uint32).view(np.int32), (index >> 32).astype(np.int32)
+    same(random.words_at(KEY, STEP, low, high), np.ascontiguousarray(whole[::-1, 3::7]))
+    theirs = other.compiled(random.words_at)(*map(other.array, (KEY, STEP, low, high)))
+    same(theirs, np.ascontiguousarray(whole[::-1, 3::7]))
+
+
+def test_a_traced_shard_draws_its_words():
+    draw = jax.jit(
+        lambda first: random.words_at(jnp.asarray(KEY), jnp.asarray(STEP), first + jnp.arange(7, dtype=jnp.int32))
+    )
+    assert np.array_equal(np.asarray(draw(jnp.int32(20))), random.words(KEY, STEP, 7, 20))
+
+
+@pytest.mark.parametrize("step", [3, np.int64(3), np.int32(3), np.asarray(3, np.int64), np.asarray([3], np.int32)])
+def test_a_step_may_be_any_integer(step, same):
+    same(random.words(KEY, step, 5), random.words(KEY, STEP, 5))
+    same(random.words(KEY, step, np.int32(5), np.int32(0)), random.words(KEY, STEP, 5))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: random.words(KEY, STEP, -3), ValueError, "`size` is -3"),
+        (lambda: random.words(KEY, STEP, 3, -5), ValueError, "`start` is -5"),
+        (lambda: random.words(KEY, STEP, 3, 2**63), ValueError, "`start` is 9223372036854775808"),
+        (lambda: random.words(KEY, STEP, 3.5), ValueError, "`size` is 3.5"),
+        (lambda: random.words(np.zeros(3, np.int32), STEP, 3), ValueError, "`key` has shape (3,)"),
+        (lambda: random.words(KEY.astype(np.int64), STEP, 3), TypeError, "`key` has dtype int64"),
+        (lambda: random.words([1, 2], STEP, 3), TypeError, "`key` is [1, 2]"),
+        (lambda: random.words(KEY, 2**31, 3), ValueError, "`step` is 2147483648"),
+        (lambda: random.words(KEY, 0.5, 3), TypeError, "`step` is 0.5"),
+        (lambda: random.words(KEY, np.float32([1]), 3), TypeError, "`step` is an array of float32"),
+        (lambda: random.words_at(KEY, STEP, np.arange(3)), TypeError, "`low` has dtype int64"),
+        (lambda: jax.jit(lambda s: random.words(jnp.asarray(KEY), 0, 3, s))(1), TypeError, "words_at"),
+    ],
+)
+def test_what_words_cannot_be_drawn_for(call, error, text):
+    with pytest.raises(error) as caught:
+        call()
+    assert text in str(caught.value)

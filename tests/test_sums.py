@@ -216,6 +216,46 @@ def test_products_of_float64_beyond_its_range():
     assert float(sums.exact_dot(small, small)) == 0.0  # below 2**-900
 
 
+NEAR = 2.0**512 * (1 - 2.0**-40)  # its square is just below the largest float64, and so are the parts of the square
+
+
+@pytest.mark.parametrize("route", ["numpy", "blind", "torch"])
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        ([NEAR], [NEAR]),
+        ([NEAR, NEAR], [NEAR, -NEAR]),
+        ([NEAR, NEAR, 3.0], [NEAR, -NEAR, 1.0]),
+        ([2.0**1000, 1.0], [2.0**23 * (1 - 2.0**-50), -5.0]),
+        ([2.0**-500, 2.0**900], [2.0**-399, 2.0**100]),
+        ([1e300, -1e200, 1e-200], [1e8, 1e100, 1e-71]),
+    ],
+)
+def test_products_of_float64_just_below_overflow(x, y, route):
+    x, y = np.asarray(x), np.asarray(y)
+    expected = word(nearest(sum((Fraction(a) * Fraction(b) for a, b in zip(x, y, strict=True)), Fraction(0)), F64))
+    if route == "numpy":
+        assert word(sums.exact_dot(x, y)) == expected
+    elif route == "torch":
+        found = sums.exact_dot(torch.tensor(x, requires_grad=True), torch.tensor(y)).detach().numpy()
+        assert word(found) == expected
+    else:
+        with np.errstate(all="ignore"):
+            assert word(limbs.rounded(windows.blindly("dot", x, y, limbs.LAYOUTS["float64"]))) == expected
+
+
+def test_norms_of_float64_near_their_end():
+    assert float(sums.norm2(np.asarray([NEAR]))) == NEAR
+    assert float(sums.norm2(np.full(9, 2.0**511))) == 3 * 2.0**511
+    assert np.isinf(sums.norm2(np.asarray([2.0**512])))
+
+
+def test_pieces_of_a_large_tree_are_carried_before_they_are_added():
+    piece = limbs.LAYOUTS["float32"]
+    found = windows.blindly("sum", np.full(windows.ROW * 8, -1.0, F32), None, piece)
+    assert all(0 <= limb < 4096 for limb in found[: piece.limbs - 1])
+
+
 # -- order, pieces, merges -----------------------------------------------------------------------------------------
 
 
@@ -463,11 +503,20 @@ def test_inputs_are_not_written_to(backend, same):
         (lambda: sums.partial("dot", F32([1.0])), TypeError, "`other` is None"),
         (lambda: sums.partial("sum", F32([1.0]), F32([1.0])), TypeError, "`other`"),
         (lambda: sums.partial("norm3", F32([1.0])), ValueError, "`kind` is 'norm3'"),
-        (lambda: sums.finish("sum", np.zeros(50, np.int32)), ValueError, "`partial` has shape (50,)"),
+        (lambda: sums.finish("sum", np.zeros(50, np.int32)), ValueError, "`total` is an array of int32 of shape (50,)"),
+        (lambda: sums.finish("sum", np.zeros(51)), ValueError, "`total` is an array of float64"),
+        (lambda: sums.finish("sum", [1, 2]), TypeError, "`total` is [1, 2]"),
+        (lambda: sums.finish("norm_inf", sums.partial("sum", F32([1.0]))), ValueError, "`total` is"),
+        (
+            lambda: sums.merge("norm_inf", sums.partial("norm_inf", F32([3.0])), sums.partial("norm_inf", F64([2.0]))),
+            ValueError,
+            "one is of float32 and one of float64",
+        ),
+        (lambda: sums.merge("norm_inf", 3, 4), TypeError, "`first` is 3"),
         (
             lambda: sums.merge("sum", sums.partial("sum", F32([1.0])), sums.partial("sum", F64([1.0]))),
             ValueError,
-            "`second` has shape",
+            "one is of float32 and one of float64",
         ),
     ],
 )

@@ -163,9 +163,10 @@ def reduction(kind: str) -> Oracle:
         value = nearest(exact, dtype)
         if kind == "norm2":
             with mpmath.workprec(300):
-                inner = mpmath.mpf(exact.numerator) / exact.denominator
-                inner = mpmath.mpf(value) if dtype == "float64" and value < math.inf else inner
-                value = float(mpmath.sqrt(inner)) if dtype == "float64" else _to_float32(mpmath.sqrt(inner))
+                if dtype == "float64":  # the root of 53 bits, wherever their exponent is
+                    value = float(mpmath.sqrt(mpmath.mpf(nearest(exact / 4**100, dtype)))) * 2.0**100
+                else:
+                    value = _to_float32(mpmath.sqrt(mpmath.mpf(exact.numerator) / exact.denominator))
         if overflows:
             return [math.nan if len(overflows) == 2 else math.inf if True in overflows else -math.inf]
         scaled = exact / Fraction(2) ** unit

@@ -81,9 +81,13 @@ def _finite(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
 
 
 def _summands(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
-    """Numbers whose products are in the range of float64."""
+    """Numbers whose products are in the range of float64, some of them just below its end."""
     x = _finite(rng, size, dtype)
-    return x if dtype == "float32" else np.where(np.abs(x) < 2.0**480, x, x * 2.0**-400)
+    if dtype == "float32":
+        return x
+    x = np.where(np.abs(x) < 2.0**480, x, x * 2.0**-400)
+    x[-8:] = 2.0**512 * (1.0 - 2.0 ** -rng.integers(30, 53, x[-8:].size)) * rng.choice([-1.0, 1.0], x[-8:].size)
+    return x
 
 
 def _many(count: int, make: Any = _numbers) -> Any:
@@ -92,7 +96,8 @@ def _many(count: int, make: Any = _numbers) -> Any:
 
 def _moderate(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
     """Numbers whose products and quotients stay in the normal range."""
-    x = (np.exp2(rng.uniform(-40, 40, size)) * rng.choice([-1.0, 1.0], size)).astype(dtype)
+    reach = 40 if dtype == "float32" else 400
+    x = (np.exp2(rng.uniform(-reach, reach, size)) * rng.choice([-1.0, 1.0], size)).astype(dtype)
     x[:4] = np.asarray([1.0, -1.0, 3.0, 1.0 + np.finfo(dtype).eps], dtype)[: min(size, 4)]
     return x
 

@@ -26,6 +26,13 @@ def test_every_primitive_agrees_with_its_oracle_and_on_every_backend(tmp_path, c
     assert "0" in capsys.readouterr().out
 
 
+def test_compiled_torch_agrees(capsys):
+    # a compilation each: the whole list takes minutes, and is `python -m signcore_conformance primitives`
+    some = ["product, added", "sign, plus", "quotient", "uniform", "narrow to bfloat16", "pack"]
+    arguments = ["primitives", "--quick", "--backends", "numpy", "torch-compile", "--primitives", *some]
+    assert main(arguments) == 0, capsys.readouterr().out
+
+
 def test_the_list_holds_every_primitive_of_the_core():
     called = set()
     source = ast.parse(inspect.getsource(primitives))
