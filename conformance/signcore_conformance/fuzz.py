@@ -27,7 +27,7 @@ from signcore import checks, frameworks
 from . import words
 from .backends import BACKENDS, Backend, compiled, tree_map
 from .compare import versions
-from .programs import SUMS, TABLE, Program, program, shrink
+from .programs import TABLE, Program, program, shrink
 from .worker import WorkerDied, each, lines
 
 MARK = "signcore-fuzz "
@@ -254,8 +254,7 @@ def _shrinking(backend: Backend, made: list[Program], options: Options, results:
 def coverage(made: list[Program]) -> dict[str, float]:
     """In which share of the programs each primitive occurs."""
     occurs = Counter(name for one in made for name in {line.primitive for line in one.lines})
-    found = {name: occurs[name] / len(made) for name in TABLE if name not in SUMS}
-    return found | {"exact sums": sum(occurs[name] for name in SUMS) / len(made)}  # one of them in a program at most
+    return {name: occurs[name] / len(made) for name in TABLE}
 
 
 def verdict(outcome: Outcome, shares: dict[str, float], options: Options) -> list[str]:
