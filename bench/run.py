@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from report import NAMES, document
+from report import NAMES, document, primitives_document
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -81,24 +81,21 @@ def main() -> int:
                         progress.advance(task)
             except RuntimeError as error:
                 failed.append(str(error))
-    text = document(tables, races, versions, sets)
+    texts = [document(tables, versions, sets)] * bool(tables) + [primitives_document(races, versions)] * bool(races)
+    text = "\n".join(texts)
     if console.is_terminal:
         console.print(Markdown(text))
     else:
         print(text)
     if args.json:
         args.json.write_text(json.dumps({"versions": versions, "tables": tables, "primitives": races}, indent=1))
-    complete = (
-        not args.quick
-        and args.frameworks == list(NAMES)
-        and args.rules == sc.rules()
-        and not failed
-        and not args.only_primitives
-    )
-    output = args.output or (ROOT / "docs" / "benchmarks.md" if complete else None)
-    if output:
+    everything = not args.quick and args.frameworks == list(NAMES) and not failed
+    if everything:
+        (ROOT / "docs" / "benchmarks-primitives.md").write_text(primitives_document(races, versions))
+    if args.output or (everything and args.rules == sc.rules() and not args.only_primitives):
+        output = args.output or ROOT / "docs" / "benchmarks.md"
         output.parent.mkdir(exist_ok=True)
-        output.write_text(text)
+        output.write_text(document(tables, versions, sets))
     for error in failed:
         print(error, file=sys.stderr)
     return 1 if failed else 0

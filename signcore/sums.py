@@ -195,6 +195,8 @@ def partial(kind: Kind, tree: Any, other: Any = None) -> Any:
     if not found:
         nothing = limbs.of_integer(0, [False] * 3, layout)
         return frameworks.constant(xp, nothing, xp.int32, pairs[0][0]) if pairs else nothing
+    if len(found) == 1:
+        return found[0]
     total = found[0]
     for k, each in enumerate(found[1:], start=1):
         total = total + each
