@@ -52,7 +52,11 @@ def product(a: Any, b: Any) -> Any:
     >>> product(0.5, np.asarray([3.0, -2.0], dtype=np.float32))
     array([ 1.5, -1. ], dtype=float32)
     """
-    q = a * b
+    return _guarded(a * b)
+
+
+def _guarded(q: Any) -> Any:
+    """A value as it was rounded: no compiler may take it together with what follows."""
     if not frameworks.contracts(q):
         return q
     return q + where(namespace(q).abs(q) > compute_format(q).largest, q, -0.0)
@@ -93,7 +97,7 @@ def sqrt(x: Any) -> Any:
         with frameworks.float64_scope(xp):
             return xp.astype(xp.sqrt(xp.astype(x, xp.float64)), x.dtype)
     if frameworks.has_exact_sqrt(x):
-        return xp.sqrt(x)
+        return _guarded(xp.sqrt(x))  # XLA takes sqrt(a) * sqrt(a) for a
     moderate, back = _moderate(xp, x)
     fits = (moderate > 0.0) & (moderate < _HUGE)
     moderate = xp.where(fits, moderate, 1.0)

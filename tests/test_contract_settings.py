@@ -415,6 +415,13 @@ for kind in (np.float64, np.float32, np.float16):
             for g in GS:
                 made = step(made[0], g, made[1])
             wrong[f"{name} {kind.__name__} per step"] = count(made, expected)
+from signcore import ops
+P = np.abs(rng.standard_normal(1000))
+# found by fuzzing: XLA takes sqrt(a) * sqrt(a) for a where it knows that a is not negative
+squared = jax.jit(lambda x: ops.product(ops.sqrt(abs(x)), ops.sqrt(abs(x))))
+wrong["a root times itself"] = count(squared(P), np.sqrt(P) * np.sqrt(P))
+wrong["a quotient by a root"] = count(jax.jit(lambda x: ops.quotient(x, ops.sqrt(abs(x))))(P), P / np.sqrt(P))
+wrong["the root of a square"] = count(jax.jit(lambda x: ops.sqrt(ops.product(x, x)))(P), np.sqrt(P * P))
 lr = sc.schedules.linear_warmup(0.1, 5, then=sc.schedules.inverse_sqrt(0.1))
 for dtype in ("float32", "float64"):
     values = jax.jit(jax.vmap(lambda k: lr(k, dtype)))(jnp.arange(40, dtype=jnp.int32))
