@@ -108,7 +108,7 @@ def _rounded_native(m: Any) -> Any:
     # The 29 bits that float32 drops, counted from 32 below the boundary.
     dropped = u.view(xp.int64) + (32 - 2**28)
     dropped &= 2**29 - 1
-    return _sequence(m) if bool(xp.min(dropped) <= 64) else xp.astype(u, m.dtype)
+    return _sequence(m) if bool(xp.any(dropped <= 64)) else xp.astype(u, m.dtype)
 
 
 def arcsin4pi(m: Any) -> Any:

@@ -48,11 +48,12 @@ def mapped(function: Callable[[Any], Any], array: Any) -> Any:
     """An elementwise function, block by block, over an array whose values are at hand (`frameworks.is_host`)."""
     xp = frameworks.namespace(array)
     flat = xp.reshape(array, (-1,))
-    if flat.shape[0] <= SIZE:
-        return xp.reshape(function(flat), array.shape) if flat.shape[0] else xp.empty_like(array)
-    out = xp.empty_like(flat)
-    for start in range(0, flat.shape[0], SIZE):
-        out[start : start + SIZE] = function(flat[start : start + SIZE])
+    out = function(flat[:SIZE])
+    if flat.shape[0] > SIZE:
+        first, out = out, xp.empty(flat.shape, dtype=out.dtype, device=frameworks.device(array))
+        out[:SIZE] = first
+        for start in range(SIZE, flat.shape[0], SIZE):
+            out[start : start + SIZE] = function(flat[start : start + SIZE])
     return xp.reshape(out, array.shape)
 
 

@@ -8,7 +8,6 @@ in a library's log and sqrt matter, and the products need no guard.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from . import blocks, checks, frameworks
@@ -85,13 +84,9 @@ def normal(words: Any, dtype: str = "float32") -> Any:
     """
     checks.choice("dtype", dtype, ("float32", "float64"))
     k, xp = top_bits(words), frameworks.namespace(words)
-    if not frameworks.is_host(words) or math.prod(words.shape) <= blocks.SIZE:
+    if not frameworks.is_host(words):
         return _rounded(xp, k, dtype)
-    flat = xp.reshape(k, (-1,))
-    out = xp.empty(flat.shape, dtype=frameworks.dtype(xp, dtype), device=frameworks.device(words))
-    for start in range(0, flat.shape[0], blocks.SIZE):
-        out[start : start + blocks.SIZE] = _rounded(xp, flat[start : start + blocks.SIZE], dtype)
-    return xp.reshape(out, words.shape)
+    return blocks.mapped(lambda k: _rounded(xp, k, dtype), k)
 
 
 def _rounded(xp: Any, k: Any, dtype: str) -> Any:

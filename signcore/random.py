@@ -30,6 +30,7 @@ __all__ = [
     "threefry",
     "uniform",
     "words",
+    "words_at",
 ]
 
 # Rotation distances of Threefry-2x32 and the parity constant of its key schedule (Salmon et al., table 2).

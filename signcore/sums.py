@@ -189,8 +189,6 @@ def partial(kind: Kind, tree: Any, other: Any = None) -> Any:
     if kind == "norm_inf":
         return _largest([x for x, _ in pairs], compute)
     layout = limbs.LAYOUTS[compute]
-    if kind == "norm2":
-        pairs, kind = [(x, x) for x, _ in pairs], "dot"
     found = [_partial(kind, x, y, layout) for x, y in _together([pair for pair in pairs if pair[0].shape[0]])]
     if not found:
         nothing = limbs.of_integer(0, [False] * 3, layout)

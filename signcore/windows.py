@@ -1,7 +1,7 @@
 """From floats to limbs: what a vector adds to the exact sum, by windows of 36 bits.
 
 Adding ``1.5 * 2**52 * ulp`` to a float64 and taking it away again rounds it to a multiple of `ulp`; what is left
-over is exact, and goes on to the next window below. A window's multiples are integers of 36 bits, so 2**16 of
+over is exact, and goes on to the next window below. A window's multiples are integers of 36 bits, so 2**17 of
 them add up exactly in float64, in any order. (The sum of integers that cannot overflow has one result.)
 
 `by_looking` runs where values are at hand: in Python's own integers, with windows set by each block's largest
@@ -55,16 +55,17 @@ def terms(xp: Any, kind: str, x: Any, y: Any) -> tuple[list[Term], Any]:
 
     Parameters
     ----------
-    kind : {"sum", "norm1", "dot"}
+    kind : {"sum", "norm1", "norm2", "dot"}
     x, y : float32 or float64 arrays
         `y` only for ``"dot"``.
     """
     narrow = compute_format(x).name == "float32"
-    if kind != "dot":
+    if kind in ("sum", "norm1"):
         values, special = _split(xp, xp.abs(x) if kind == "norm1" else x)
         values = xp.astype(values, xp.float64)
         return ([Term(values, 0, 128, -123)] if narrow else _halved(xp, values)), special
-    (a, special), (b, also) = _split(xp, x), _split(xp, y)
+    a, special = _split(xp, x)
+    y, (b, also) = (x, (a, special)) if kind == "norm2" else (y, _split(xp, y))
     if not frameworks.is_eager_numpy(x) or special != 0.0 or also != 0.0:
         # an infinity times a number that does not count is an infinity times 0
         tiny = compute_format(x).flush

@@ -425,3 +425,11 @@ BACKENDS = (
     Backend("jax-cuda", "jax-cuda", **_JAX_CUDA),
     Backend("jax-cuda-jit", "jax-cuda", wrap=_jit, traced=True, **_JAX_CUDA),
 )
+
+
+def by_group(backends: list[Backend]) -> list[list[str]]:
+    """Names of the backends that share a worker process."""
+    groups: dict[str, list[str]] = {}
+    for backend in backends:
+        groups.setdefault(backend.group, []).append(backend.name)
+    return list(groups.values())

@@ -22,7 +22,7 @@ from rich.progress import Progress
 import signcore as sc
 
 from . import golden, network, words
-from .backends import BACKENDS, Backend
+from .backends import BACKENDS, Backend, by_group
 from .compare import by_path, versions
 from .worker import WorkerDied, each, lines
 from .workloads import Workload, digits
@@ -77,10 +77,7 @@ def _worker(rules: list[str], backends: list[str], steps: int) -> Iterator[Run |
 
 
 def _jobs(rules: list[str], backends: list[Backend], steps: int) -> list[tuple[list[str], list[str], int]]:
-    groups: dict[str, list[str]] = {}
-    for backend in backends:
-        groups.setdefault(backend.group, []).append(backend.name)
-    slow = sorted(groups.values(), key=lambda names: "compile" not in names[0])
+    slow = sorted(by_group(backends), key=lambda names: "compile" not in names[0])
     return [(rules, names, steps) for names in slow]
 
 

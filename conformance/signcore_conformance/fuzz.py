@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 import traceback
@@ -28,7 +27,7 @@ from . import words
 from .backends import BACKENDS, Backend, compiled, tree_map
 from .compare import versions
 from .programs import TABLE, Program, program, shrink
-from .worker import WorkerDied, each, lines
+from .worker import each, outcomes
 
 MARK = "signcore-fuzz "
 PACK = 20  # programs in one function where each compilation takes seconds
@@ -202,12 +201,7 @@ def _indented(text: str) -> list[str]:
 
 
 def _start(job: Job) -> Iterator[Any]:
-    """A job in a process of its own; yields what it prints, and an error text if it dies."""
-    environment = {**os.environ, "JAX_ENABLE_X64": "1" if job["x64"] else "0"}
-    try:
-        yield from lines(__name__, json.dumps(job), MARK, environment)
-    except WorkerDied as died:
-        yield f"worker for {', '.join(job['backends'])} ended with {died}"
+    return outcomes(__name__, job, MARK)
 
 
 def execute(backends: list[Backend], made: list[Program], options: Options) -> Outcome:

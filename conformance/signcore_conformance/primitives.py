@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from signcore import bits, frameworks, ops, random, sums, tally
 from signcore.dtypes import FORMATS
 
 from . import oracles, worker
-from .backends import BACKENDS, Backend, compiled
+from .backends import BACKENDS, Backend, by_group, compiled
 from .compare import versions
 from .words import different, hexadecimal
 
@@ -306,21 +305,14 @@ def _decide(primitive: Primitive, inputs: list[np.ndarray], outputs: list[np.nda
 
 
 def _start(job: dict[str, Any]) -> Iterator[Finding | str]:
-    environment = {**os.environ, "JAX_ENABLE_X64": "1" if job["x64"] else "0"}
-    try:
-        for values in worker.lines("signcore_conformance.primitives", json.dumps(job), MARK, environment):
-            yield Finding(*values)
-    except worker.WorkerDied as died:
-        yield f"worker for {', '.join(job['backends'])} ended with {died}"
+    for found in worker.outcomes("signcore_conformance.primitives", job, MARK):
+        yield found if isinstance(found, str) else Finding(*found)
 
 
 def jobs(backends: list[Backend], size: int, names: list[str]) -> list[dict[str, Any]]:
     """A job per framework, and one more where float64 needs JAX's x64."""
-    groups: dict[str, list[str]] = {}
-    for backend in backends:
-        groups.setdefault(backend.group, []).append(backend.name)
     made = []
-    for group in groups.values():
+    for group in by_group(backends):
         for dtype in ("float32", "float64"):
             made.append({"backends": group, "dtype": dtype, "size": size, "names": names, "x64": dtype == "float64"})
     return made

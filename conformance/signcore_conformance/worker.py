@@ -59,14 +59,19 @@ def each(jobs: Iterable[Any], start: Callable[[Any], Iterable[Any]], take: Calla
         list(pool.map(work, jobs))  # a list, so that what a job raises is raised here
 
 
-def start(job: Job) -> Iterator[Cell | str]:
-    """Run a job in a process of its own; yields its cells, and an error text if it dies."""
+def outcomes(module: str, job: Any, mark: str) -> Iterator[Any]:
+    """What a job's worker prints, in a process of its own with or without JAX's x64; an error text if it dies."""
     environment = {**os.environ, "JAX_ENABLE_X64": "1" if job["x64"] else "0"}
     try:
-        for values in lines("signcore_conformance.worker", json.dumps(job), MARK, environment):
-            yield Cell(*values)
+        yield from lines(module, json.dumps(job), mark, environment)
     except WorkerDied as died:
         yield f"worker for {', '.join(job['backends'])} ended with {died}"
+
+
+def start(job: Job) -> Iterator[Cell | str]:
+    """Run a job in a process of its own; yields its cells, and an error text if it dies."""
+    for found in outcomes("signcore_conformance.worker", job, MARK):
+        yield found if isinstance(found, str) else Cell(*found)
 
 
 def main(text: str) -> int:
