@@ -36,13 +36,15 @@ check: $(STAMP)  ## format, lint, types, doctests, golden files, stubs, wheel
 	$(RUN) -m pytest --doctest-modules signcore adapters
 	$(RUN) -m signcore_conformance.regen --check
 	$(RUN) tools/make_stubs.py --check
+	$(RUN) tools/make_tables.py --check
 	$(RUN) -m pytest tests/test_wheel.py
 
 bench: $(STAMP)  ## measure the speed
 	$(RUN) bench/run.py
 
-stubs: $(STAMP)  ## write the .pyi files of the generated classes
+stubs: $(STAMP)  ## write the .pyi files of the generated classes, and the README's table of rules
 	$(RUN) tools/make_stubs.py
+	$(RUN) tools/make_tables.py
 
 prove: $(STAMP)  ## run the enumerations again, which write docs/results/*.json
 	$(RUN) tools/prove_arcsin.py

@@ -193,6 +193,32 @@ def primitives_document(races: list[Table], versions: dict[str, str]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def rules_document(messages: list[Table], versions: dict[str, str]) -> str:
+    """The table as Markdown."""
+    lines = [
+        "# Every rule beside Signum",
+        "",
+        "One jitted step on JAX, 4 M float32 in one tensor, parameters and state donated; measured in turn, in",
+        "rounds, by `make bench`. The bound scales Signum's time by the bytes per parameter that a step must read and",
+        "write, and adds 1.2 times the time of `jax.random.bits` for as many words, or of `signcore.sums.norm1`, where",
+        "the rule draws noise or measures. The last column is the rule's time over its bound (quartiles): 1 or less",
+        "keeps it.",
+        "",
+        "| rule | bytes per parameter | rule, ms | Signum, ms | bound | time over bound |",
+        "|---|---:|---:|---:|---|---|",
+    ]
+    for m in messages:
+        name = f"`{m['by_bytes']}`" + "".join(f", {key}={value}" for key, value in m["options"].items())
+        if m.get("late"):
+            lines.append(f"| {name} | | the first call was given up | | | |")
+            continue
+        low, middle, high = m["of_bound"]
+        mine, base = (1e3 * m["medians"][label] for label in ("rule", "signum"))
+        found = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+        lines.append(f"| {name} | {m['bytes']:g} | {mine:.1f} | {base:.1f} | {m['bound']} | {found} |")
+    return "\n".join([*lines, "", machine(versions)]) + "\n"
+
+
 def document(tables: list[Table], versions: dict[str, str], sets: dict[str, list[Shape]]) -> str:
     """The whole of docs/benchmarks.md."""
     frameworks = list(dict.fromkeys(table["framework"] for table in tables))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from report import NAMES, document, primitives_document
+from report import NAMES, document, primitives_document, rules_document
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes, to test the harness; writes no file")
     parser.add_argument("--frameworks", nargs="+", choices=list(NAMES), default=list(NAMES), metavar="NAME")
     parser.add_argument("--only-primitives", action="store_true", help="leave out the rules")
+    parser.add_argument("--only-by-bytes", action="store_true", help="only every rule beside Signum, on JAX")
     parser.add_argument("--rules", nargs="+", choices=sc.rules(), default=sc.rules(), metavar="NAME")
     parser.add_argument("--seconds", type=float, help="time for each table (default: 4, quick: 0.1)")
     parser.add_argument("--patience", type=float, default=300.0, help="limit for each first call, in s (default: 300)")
@@ -41,8 +42,9 @@ def arguments() -> argparse.Namespace:
 def worker(framework: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The messages of one worker, as they come; RuntimeError with the end of its stderr when it fails."""
     seconds = args.seconds or (0.1 if args.quick else 4.0)
-    command = [sys.executable, str(HERE / "worker.py"), framework, "--primitives"]
-    command += ["--rules", *([] if args.only_primitives else args.rules)]
+    command = [sys.executable, str(HERE / "worker.py"), framework]
+    command += ["--primitives"] * (not args.only_by_bytes) + ["--by-bytes"] * (not args.only_primitives)
+    command += ["--rules", *([] if args.only_primitives or args.only_by_bytes else args.rules)]
     command += ["--seconds", str(seconds), "--patience", str(args.patience), *["--quick"] * args.quick]
     roots = [str(ROOT), str(ROOT / "adapters"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(roots)}
@@ -64,6 +66,7 @@ def main() -> int:
     console = Console()
     tables: list[dict[str, Any]] = []
     races: list[dict[str, Any]] = []
+    scaled: list[dict[str, Any]] = []
     versions: dict[str, str] = {}
     failed: list[str] = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -74,6 +77,8 @@ def main() -> int:
                 for message in worker(framework, args):
                     if "versions" in message:
                         versions |= message["versions"]
+                    elif "by_bytes" in message:
+                        scaled.append(message)
                     elif "primitive" in message:
                         races.append(message)
                     else:
@@ -82,14 +87,19 @@ def main() -> int:
             except RuntimeError as error:
                 failed.append(str(error))
     texts = [document(tables, versions, sets)] * bool(tables) + [primitives_document(races, versions)] * bool(races)
+    texts += [rules_document(scaled, versions)] * bool(scaled)
     text = "\n".join(texts)
     if console.is_terminal:
         console.print(Markdown(text))
     else:
         print(text)
     if args.json:
-        args.json.write_text(json.dumps({"versions": versions, "tables": tables, "primitives": races}, indent=1))
-    everything = not args.quick and args.frameworks == list(NAMES) and not failed
+        args.json.write_text(
+            json.dumps({"versions": versions, "tables": tables, "primitives": races, "rules": scaled}, indent=1)
+        )
+    if scaled and not args.quick and not failed:
+        (ROOT / "docs" / "benchmarks-rules.md").write_text(rules_document(scaled, versions))
+    everything = not args.quick and args.frameworks == list(NAMES) and not failed and not args.only_by_bytes
     if everything:
         (ROOT / "docs" / "benchmarks-primitives.md").write_text(primitives_document(races, versions))
     if args.output or (everything and args.rules == sc.rules() and not args.only_primitives):

@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--primitives", action="store_true")
+    parser.add_argument("--by-bytes", action="store_true")
     args = parser.parse_args()
 
     # Whatever a library prints goes to stderr; the protocol keeps the real stdout to itself.
@@ -76,6 +77,11 @@ def main() -> None:
     send({"versions": framework.versions()})
     if args.primitives:
         for found in primitives.run(args.framework, args.seconds / 2, args.patience, args.quick):
+            send(found)
+    if args.framework == "jax" and args.by_bytes:
+        import by_bytes
+
+        for found in by_bytes.run(args.seconds / 2, args.patience, args.quick):
             send(found)
     for size, shapes in (QUICK if args.quick else SETS).items():
         for rule in args.rules:

@@ -5,11 +5,26 @@ Each rule is a class of this module (``sc.Lion``), found by name with `rule`.
 
 from __future__ import annotations
 
-from . import bits, random, schedules, sums, tally, vote
+from . import bits, measures, random, schedules, sums, tally, vote
 from .rule import Rule, classes
+from .simulation import simulate
 
 __version__ = "0.1.0"
-__all__ = ["Rule", "bits", "random", "rule", "rules", "schedules", "sums", "tally", "vote"]
+__all__ = [
+    "Rule",
+    "bits",
+    "cautious",
+    "cautious_decay",
+    "measures",
+    "random",
+    "rule",
+    "rules",
+    "schedules",
+    "simulate",
+    "sums",
+    "tally",
+    "vote",
+]
 
 for _class in classes().values():
     globals()[_class.__name__] = _class
@@ -17,4 +32,5 @@ for _class in classes().values():
 del _class
 
 # After the loop: importing the modules signcore.rule and signcore.rules binds their names here, to themselves.
+from .cautious import cautious, cautious_decay  # noqa: E402
 from .rule import rule, rules  # noqa: E402

@@ -16,11 +16,12 @@ from .tree import Leaf, first_difference
 
 
 class Range(NamedTuple):
-    """Allowed values of a number: at least `minimum`, below `below` or at most `maximum`."""
+    """Allowed values of a number: at least `minimum`, below `below` or at most `maximum`; `why` says the way out."""
 
     minimum: float = 0.0
     maximum: float | None = None
     below: float | None = None
+    why: str = ""
 
     def __str__(self) -> str:
         upper = f"{self.maximum:g}]" if self.maximum is not None else f"{self.below or math.inf:g})"
@@ -46,7 +47,8 @@ def number(name: str, value: Any, allowed: Range) -> None:
     except OverflowError:  # an int beyond every float
         raise ValueError(f"`{name}` is an int of {value.bit_length()} bits; it must be in {allowed}") from None
     if not finite or value < allowed.minimum or above:
-        raise ValueError(f"`{name}` is {value!r}; it must be finite and in {allowed}")
+        why = f": {allowed.why}" if allowed.why else ""
+        raise ValueError(f"`{name}` is {value!r}; it must be finite and in {allowed}{why}")
     if allowed.below is not None and ops.rounded(float(value), "float32") >= allowed.below:
         # otherwise a decay of 1 - 1e-9 would be 1 in float32, and nothing would ever move
         raise ValueError(
@@ -105,12 +107,51 @@ def distinct(argument: str, names: list[str], count: int) -> None:
         seen.add(name)
 
 
-def scalars(given: dict[str, Any] | None, nonfinite: str) -> None:
-    """A step that may be skipped must know whether it is."""
-    if nonfinite == "skip" and "finite" not in (given or {}):
+def scalars(rule: Any, given: dict[str, Any] | None) -> None:
+    """A step that depends on scalars of the whole tree must be given them."""
+    missing = [name for name in rule.partials if (name if name != "nonfinite" else "finite") not in (given or {})]
+    if missing:
+        why = "nonfinite='skip' needs to know whether all gradients are finite"
+        if missing != ["nonfinite"]:
+            why = f"{type(rule).__name__} needs {', '.join(missing)} of the whole tree"
         raise ValueError(
-            f"`scalars` is {given!r}, and nonfinite='skip' needs to know whether all gradients are finite; pass "
+            f"`scalars` is {given!r}, and {why}; pass "
             f"rule.finish(partials) with the merged partials of rule.measure(params, grads, state)"
+        )
+
+
+_INPUTS = {
+    "value": "the loss at params: step(..., value=loss); in torch a closure that returns it, in optax "
+    "update(..., value=loss)",
+    "value_fn": "a function of params that returns the loss: step(..., value_fn=f); in torch a closure, in optax "
+    "update(..., value_fn=f)",
+    "grad_fn": "a function of params that returns gradients of the same sample: step(..., grad_fn=f); in torch a "
+    "closure, in optax update(..., grad_fn=f)",
+}
+
+
+def given(rule: Any, name: str, value: Any) -> None:
+    """An input that a rule needs beside the gradients must be there."""
+    if value is None:
+        raise TypeError(f"`{name}` is missing: {type(rule).__name__} needs it; pass {_INPUTS[name]}")
+    if name != "value" and not callable(value):
+        raise TypeError(f"`{name}` is {value!r}; pass {_INPUTS[name]}")
+
+
+def count(name: str, value: Any, least: int) -> None:
+    """A whole number of at least `least`."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise TypeError(f"`{name}` is {value!r}; pass an int of at least {least}")
+    if value < least:
+        raise ValueError(f"`{name}` is {value!r}; pass an int of at least {least}")
+
+
+def kept(name: str, value: Any, held: float) -> None:
+    """A number that decides what a rule draws cannot be changed by a call; what is traced cannot be told."""
+    if (is_number(value) or frameworks.is_on_host(value)) and float(value) != held:
+        raise ValueError(
+            f"`{name}` is {float(value)!r} in `hyper`, and the rule was built with {name}={held:g}, which leaves out what "
+            f"another value needs; build another rule: rule.replace({name}=...)"
         )
 
 

@@ -20,9 +20,10 @@ def number(
     minimum: float = 0.0,
     maximum: float | None = None,
     below: float | None = None,
+    why: str = "",
 ) -> Any:
     """A numeric hyperparameter with its range; a call may override it with `hyper=`."""
-    return dataclasses.field(default=default, metadata={"range": Range(minimum, maximum, below)})
+    return dataclasses.field(default=default, metadata={"range": Range(minimum, maximum, below, why)})
 
 
 def option(default: Any, choices: Iterable[Any]) -> Any:

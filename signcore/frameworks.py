@@ -339,3 +339,25 @@ def from_bits(words: Any) -> Any:
 def _has_no_view(xp: Any) -> bool:
     """The standard knows no reinterpretation of words, and this library knows nothing but the standard."""
     return library(xp) == "array_api_strict"
+
+
+def only_if(wanted: Any, function: Any, otherwise: Any) -> Any:
+    """``function()`` where `wanted`, a 0-d bool, else `otherwise`, a dict of arrays of the same shapes and dtypes.
+
+    The function is not run in vain where the value of `wanted` is at hand, and under JAX, which has a conditional.
+    torch on a GPU would have to wait for the value, and torch.compile's graphs have no branches.
+    """
+    if isinstance(wanted, bool):
+        return function() if wanted else otherwise
+    xp = namespace(wanted)
+    if library(xp) == "jax":
+        import jax  # the caller's arrays are JAX's: this imports nothing new
+
+        return jax.lax.cond(wanted, lambda: function(), lambda: otherwise)
+    found = function()
+    return {name: xp.where(wanted, value, otherwise[name]) for name, value in found.items()}
+
+
+def known(flag: Any) -> Any:
+    """A 0-d bool as Python's where its value can be read without waiting; else the array."""
+    return bool(on_host(flag)) if is_on_host(flag) else flag

@@ -45,7 +45,7 @@ SHAPES = {name: (layout.limbs + FLAGS,) for name, layout in LAYOUTS.items()}
 
 def layout_of(partial: Any) -> Layout:
     """The layout of a partial, which its length tells."""
-    return next(layout for name, layout in LAYOUTS.items() if SHAPES[name] == tuple(partial.shape))
+    return next(layout for name, layout in LAYOUTS.items() if SHAPES[name] == tuple(partial.shape[-1:]))
 
 
 def of_integer(number: int, flags: Sequence[bool], layout: Layout) -> np.ndarray:
@@ -61,15 +61,15 @@ def carried(partial: Any) -> Any:
     """The same number with every limb but the last in [0, 4096), and of the counts at most one, 1."""
     xp = frameworks.namespace(partial)
     size = layout_of(partial).limbs
-    nan, plus, minus = (partial[size + k : size + k + 1] > 0 for k in range(FLAGS))
+    nan, plus, minus = (partial[..., size + k : size + k + 1] > 0 for k in range(FLAGS))
     nan = nan | (plus & minus)
     flags = [xp.astype(flag, xp.int32) for flag in (nan, plus & ~nan, minus & ~nan)]
-    return xp.concat([_carry(xp, partial[:size]), *flags])
+    return xp.concat([_carry(xp, partial[..., :size]), *flags], axis=-1)
 
 
 def _carry(xp: Any, limbs: Any) -> Any:
     """Carries without a loop over the limbs, for limbs from -2**29 to 2**30 - 1."""
-    size = limbs.shape[0]
+    size = limbs.shape[-1]
     inner = np.arange(size) < size - 1
     # 2**30 for each limb, taken back from the next one: nothing is negative any more but the last
     bias = np.where(inner, 2**30, 0) - np.where(np.arange(size) > 0, 2**18, 0)
@@ -83,28 +83,29 @@ def _carry(xp: Any, limbs: Any) -> Any:
     # nearest limb below, or itself, that is not 4095. Its place, doubled, plus whether it is 4096, is the largest.
     code = xp.where(limbs == 4095, 0, 2 * place + xp.astype(limbs == 4096, xp.int32)) * keep
     below = xp.expand_dims(place, axis=1) >= xp.expand_dims(place, axis=0)
-    carry = xp.max(xp.where(below, xp.expand_dims(code, axis=0), 0), axis=1) & 1
+    carry = xp.max(xp.where(below, xp.expand_dims(code, axis=-2), 0), axis=-1) & 1
     return (limbs + _moved(xp, carry * keep)) & low
 
 
 def _moved(xp: Any, carries: Any) -> Any:
     """Every carry beside the limb that it belongs to."""
-    return xp.concat([carries[:1] * 0, carries[:-1]])
+    return xp.concat([carries[..., :1] * 0, carries[..., :-1]], axis=-1)
 
 
 def rounded(partial: Any, *, root: bool = False) -> Any:
-    """The number, or its square root, as a 0-d array of the layout's dtype.
+    """The number, or its square root, in the layout's dtype.
 
     Parameters
     ----------
     partial : int32 array
+        One partial or, stacked, several.
     root : bool
         The square root: of a float32 layout correctly rounded; of a float64 layout the correctly rounded root of
         the number rounded to 53 bits, 0.75 ulp.
 
     Returns
     -------
-    0-d array
+    array of the shape of `partial` without its last axis
         The number rounded once, to nearest even. Below the smallest normal number it is 0, above the largest
         infinity; what was no number gives NaN or an infinity as in a floating-point sum.
     """
@@ -113,22 +114,24 @@ def rounded(partial: Any, *, root: bool = False) -> Any:
     fmt = FORMATS[layout.compute]
     with frameworks.float64_scope(xp):
         partial = carried(partial)
-        limbs, flags = partial[: layout.limbs], partial[layout.limbs :] > 0
-        negative = limbs[-1] < 0
+        limbs, flags = partial[..., : layout.limbs], partial[..., layout.limbs :] > 0
+        negative = limbs[..., -1:] < 0
         limbs = _carry(xp, xp.where(negative, -limbs, limbs))
         place = frameworks.constant(xp, np.arange(layout.limbs), xp.int32, limbs)
         # The six limbs from the highest that is not zero on hold 61 bits at least; of the others it counts
         # whether any is not zero.
-        highest = xp.max(xp.where(limbs != 0, place, 5))
-        six = [xp.sum(xp.where(place == highest - k, limbs, 0), dtype=xp.int32) for k in range(6)]
+        highest = xp.max(xp.where(limbs != 0, place, 5), axis=-1, keepdims=True)
+        six = [
+            xp.sum(xp.where(place == highest - k, limbs, 0), axis=-1, keepdims=True, dtype=xp.int32) for k in range(6)
+        ]
         parts = [xp.astype(digit, xp.float64) for digit in six]
-        rest = xp.any((limbs != 0) & (place < highest - 5))
+        rest = xp.any((limbs != 0) & (place < highest - 5), axis=-1, keepdims=True)
         head = parts[0] * 2.0**24 + (parts[1] * 2.0**12 + parts[2])
         tail = parts[3] * 2.0**24 + (parts[4] * 2.0**12 + parts[5]) + 0.5 * xp.astype(rest, xp.float64)
         exponents = 12 * (np.arange(layout.limbs) - 5) + layout.unit
         exponents = exponents // 2 if root else exponents
         powers = frameworks.constant(xp, np.exp2(exponents.astype(np.float64)), xp.float64, limbs)
-        power = xp.sum(xp.where(place == highest, powers, 0.0))
+        power = xp.sum(xp.where(place == highest, powers, 0.0), axis=-1, keepdims=True)
         head = head * 2.0**36
         value = head + tail
         if root:
@@ -139,9 +142,9 @@ def rounded(partial: Any, *, root: bool = False) -> Any:
         value = value * power
         value = xp.where(value < fmt.normal, 0.0, value)
         value = xp.where(negative, -value, value)
-        for flag, special in zip((flags[0], flags[1], flags[2]), (np.nan, np.inf, -np.inf), strict=True):
-            value = xp.where(flag, special, value)
-        return xp.astype(value, frameworks.dtype(xp, layout.compute))
+        for k, special in enumerate((np.nan, np.inf, -np.inf)):
+            value = xp.where(flags[..., k : k + 1], special, value)
+        return xp.astype(xp.reshape(value, partial.shape[:-1]), frameworks.dtype(xp, layout.compute))
 
 
 def _root(xp: Any, layout: Layout, value: Any, error: Any) -> Any:

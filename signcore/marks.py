@@ -12,33 +12,54 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 class Mark(NamedTuple):
     """How a state field is laid out.
 
-    ``shared``: one 0-d int32 for the whole state. ``element``: a tree of the params' structure with an
-    array of each leaf's shape, in the state dtype. ``leaf``: such a tree with a 0-d int32 per leaf.
-    ``stream``: such a tree with the two int32 key words of the leaf's noise, or None for a rule without noise.
+    ``shared``: one 0-d int32 for the whole state. ``scalar``: a float of the rule's scope: one 0-d array for
+    scope "global", a vector with an entry per group for "group", a tree with a 0-d array per leaf for "leaf".
+    ``element``: a tree of the params' structure with an array of each leaf's shape, in the state dtype.
+    ``copy``: such a tree in the params' own dtypes, for what must hold their very words. ``packed``: such a tree
+    with a uint8 vector of ``ceil(size/8)`` per leaf. ``leaf``: such a tree with a 0-d int32 per leaf. ``stream``:
+    such a tree with the two int32 key words of the leaf's noise.
+
+    A field that a rule's options leave unused is None (`Rule.unused`).
     """
 
-    kind: Literal["shared", "element", "leaf", "stream"]
+    kind: Literal["shared", "scalar", "element", "copy", "packed", "leaf", "stream"]
 
 
 class Wire(NamedTuple):
-    """How a message field of several workers becomes one: by ``vote``, ``mean``, ``sum`` or ``max``."""
+    """How a message field of several workers becomes one, and what it costs.
 
-    aggregate: Literal["vote", "mean", "sum", "max"]
+    ``vote``: the rule's `aggregation` of signs; ``mean``; ``sum``; ``max``; ``scaled``: the mean of signs times the
+    0-d `scale` beside them, which is ``gathered``. `bits` per parameter; None are signs: one, or two with zeros.
+    """
+
+    aggregate: Literal["vote", "mean", "sum", "max", "scaled", "gathered"]
+    bits: float | None = 32.0
 
 
 class Partial(NamedTuple):
-    """How a partial of `measure` is merged, and over whom."""
+    """How a partial of `measure` is merged, over whom, and what number it stands for.
+
+    ``sum`` and ``max`` are what an all-reduce does with the integers. `over`: one worker's shards, or shards and
+    workers. `kind`: of `signcore.sums`; ``top``, the largest number; ``count``, of elements; None for words.
+    """
 
     merge: Literal["sum", "max"]
-    over: Literal["shards", "workers"]  # one worker's shards, or shards and workers
+    over: Literal["shards", "workers"]
+    kind: Literal["sum", "dot", "norm1", "norm2", "norm_inf", "top", "count"] | None = None
 
 
 Shared = Annotated[Any, Mark("shared")]
+Scalar = Annotated[Any, Mark("scalar")]
 PerElement = Annotated[Any, Mark("element")]
+Copy = Annotated[Any, Mark("copy")]
+Packed = Annotated[Any, Mark("packed")]
 PerLeaf = Annotated[Any, Mark("leaf")]
 Stream = Annotated[Any, Mark("stream")]
-Vote = Annotated[Any, Wire("vote")]
+Vote = Annotated[Any, Wire("vote", None)]
 Mean = Annotated[Any, Wire("mean")]
+MeanOfSigns = Annotated[Any, Wire("mean", None)]
+Scaled = Annotated[Any, Wire("scaled", None)]
+Scale = Annotated[Any, Wire("gathered", 0.0)]  # one number a leaf
 
 
 def marks(cls: type) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _PARITY = 0x1BD11BDA
 _Binary = Callable[[Any, Any], Any]
 
 
-def stream_key(seed: int, name: str) -> np.ndarray:
+def stream_key(seed: int, name: str, worker: int = 0) -> np.ndarray:
     """Two int32 key words of the stream that belongs to a leaf's name.
 
     Parameters
@@ -47,6 +47,8 @@ def stream_key(seed: int, name: str) -> np.ndarray:
     seed : int
     name : str
         The leaf's path.
+    worker : int, default 0
+        Whose noise: each has streams of its own.
 
     Returns
     -------
@@ -57,7 +59,8 @@ def stream_key(seed: int, name: str) -> np.ndarray:
     >>> stream_key(0, "w").shape
     (2,)
     """
-    digest = hashlib.blake2s(f"{seed}/{name}".encode(), digest_size=8).digest()
+    whose = f"{seed}:{worker}" if worker else f"{seed}"
+    digest = hashlib.blake2s(f"{whose}/{name}".encode(), digest_size=8).digest()
     return np.frombuffer(digest, dtype="<i4").astype(np.int32)
 
 

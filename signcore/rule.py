@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
-from . import checks, frameworks, ops, random
+from . import checks, frameworks, ops, random, totals, vote
+from .diagnostics import observe
 from .fields import Hyper, Number, check_field, flag, number, option, ranges
 from .marks import Mark, Partial, Wire, marks
 from .tree import flatten, unflatten
@@ -56,6 +58,7 @@ class Rule:
     # Set when a rule is built, so that a traced step looks up and computes nothing of a rule's own:
     _ranges: ClassVar[dict[str, checks.Range]]
     _constants: ClassVar[dict[str, dict[str, float]]]  # compute dtype to name to rounded value
+    kinds: ClassVar[dict[str, str]]  # field of the state in use to how it is laid out, see `Mark`
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -77,6 +80,13 @@ class Rule:
             for compute in ("float32", "float64")
         }
         object.__setattr__(self, "_constants", constants)
+        # A scalar of a leaf is laid out as any 0-d value of a leaf.
+        kinds = {
+            name: "leaf" if mark.kind == "scalar" and self.scope == "leaf" else mark.kind
+            for name, mark in self._marks.items()
+            if name not in self.unused()
+        }
+        object.__setattr__(self, "kinds", kinds)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._key() == other._key()
@@ -98,17 +108,93 @@ class Rule:
     def check(self) -> None:
         """Raise when options contradict each other; called when the rule is built."""
 
+    def unused(self) -> set[str]:
+        """Fields of the state that the options leave out; they are None."""
+        return set() if self.draws_noise else {"stream"}
+
+    @property
+    def scope(self) -> str:
+        """Whose scalars `measure_leaf` contributes to: of the tree ("global"), of each "group", or of each "leaf"."""
+        return "global"
+
+    @property
+    def partials(self) -> dict[str, Partial]:
+        """Name to how it is merged of what `measure` returns under these options."""
+        return {name: p for name, p in self.PARTIALS.items() if name != "nonfinite" or self.nonfinite == "skip"}
+
+    @property
+    def settle_scope(self) -> str:
+        """The scope of what `settle_leaf` contributes to."""
+        return self.scope
+
+    @property
+    def settlements(self) -> dict[str, Partial]:
+        """The same of `settle`."""
+        return {}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which of `value`, `value_fn` and `grad_fn` a step needs."""
+        return frozenset()
+
+    def asks(self, name: str, state: Any) -> bool:
+        """Whether a step from this state needs an input out of `needs`; where that is unknown, yes."""
+        return True
+
+    def due(self, state: Any) -> Any:
+        """Whether the scalars are measured in a step from this state, a 0-d bool; None for always."""
+        return None
+
+    def derived(self, h: Hyper, step: Any, compute: str) -> dict[str, Any]:
+        """Numbers that follow from the hyperparameters and the step, once per call; attributes of `h` as those are."""
+        return {}
+
+    def measure_leaf(self, p: Any, g: Any, s: Any, h: Hyper) -> dict[str, Any]:
+        """What a leaf, as a vector, contributes to each partial: a vector, or for "dot" a pair of them."""
+        raise TypeError(f"{type(self).__name__} defines no measure_leaf")
+
+    def evaluated(self, params: Any, state: Any, grad_fn: Any) -> dict[str, Any]:
+        """Fields of the state that are evaluated for `measure_leaf` and not stored."""
+        return {}
+
+    def advance(self, found: dict[str, Any], s: Any, h: Hyper) -> tuple[dict[str, Any], dict[str, Any]]:
+        """From what was measured: (scalars that leaves see as attributes of `h`, the state's scalars after the step).
+
+        All are vectors with an entry per scope, those of `s` as well.
+        """
+        return found, {}
+
+    def settle_leaf(self, p: Any, aggregate: Any, s: Any, h: Hyper) -> dict[str, Any]:
+        """Likewise, of the aggregate: what `apply_leaf` must know of the whole, as attributes of `h`."""
+        raise TypeError(f"{type(self).__name__} defines no settle_leaf")
+
+    def accepts(self, value: Any, trial: Any) -> Any:
+        """Whether the step is made, from the loss before and after it; asked of rules that need `value_fn`."""
+        return trial < value
+
+    def packed_leaf(self, p: Any, g: Any, s: Any, h: Hyper) -> dict[str, Any]:
+        """New values of a leaf's packed fields."""
+        return {}
+
     def message_leaf(self, p: Any, g: Any, s: Any, h: Hyper, noise: Any) -> tuple[Any, Any]:
         """Node side, one leaf: (what is sent, new state). Arrays are in the compute dtype."""
         raise TypeError(f"{type(self).__name__} defines no message_leaf")
 
     def apply_leaf(self, p: Any, aggregate: Any, s: Any, h: Hyper) -> tuple[Any, Any]:
-        """Every node, one leaf: (delta, new state), from the aggregate of all messages."""
+        """Every node, one leaf: (delta, new state), from the aggregate of all messages.
+
+        Of a rule with `applies_noise` it takes the words as a fifth argument.
+        """
         raise TypeError(f"{type(self).__name__} defines no apply_leaf")
 
     @property
     def draws_noise(self) -> bool:
-        """Whether `message_leaf` wants a random word per element, and the state keeps streams."""
+        """Whether a step wants a random word per element, and the state keeps streams."""
+        return False
+
+    @property
+    def applies_noise(self) -> bool:
+        """Whether it is `apply_leaf` that wants the words, so that all workers draw the same."""
         return False
 
     # -- hyperparameters --------------------------------------------------------------------------------
@@ -126,19 +212,24 @@ class Rule:
     @property
     def needs_params(self) -> bool:
         """Whether a delta depends on the parameters' values."""
-        return not (checks.is_number(self.weight_decay) and float(self.weight_decay) == 0.0)
+        return self.reads_params or not (checks.is_number(self.weight_decay) and float(self.weight_decay) == 0.0)
+
+    @property
+    def reads_params(self) -> bool:
+        """Whether it does so also without weight decay."""
+        return "copy" in self.kinds.values() or bool(self.needs & {"value_fn", "grad_fn"})
 
     def wire_bits(self) -> dict[str, float]:
         """Bits per parameter that each message field costs on the wire.
 
-        A vote is one bit when no sign can be zero, else two; anything else is a float32.
+        A sign is one bit when it cannot be zero, else two; anything else is a float32.
         """
-        vote = 2.0 if getattr(self, "sign_zero", "zero") == "zero" else 1.0
-        return {name: vote if wire.aggregate == "vote" else 32.0 for name, wire in self._wires.items()}
+        sign = 2.0 if getattr(self, "sign_zero", "zero") == "zero" else 1.0
+        return {name: sign if wire.bits is None else wire.bits for name, wire in self._wires.items()}
 
     # -- the boxes of the papers ------------------------------------------------------------------------
 
-    def init(self, params: Any, *, names: list[str] | None = None) -> Any:
+    def init(self, params: Any, *, names: list[str] | None = None, worker: int = 0) -> Any:
         """State before the first step.
 
         Parameters
@@ -147,6 +238,8 @@ class Rule:
             float16, bfloat16, float32 or float64 leaves of one library on one device; None is no leaf.
         names : list of str, optional
             Names of the leaves in order, which key their noise; default: their paths.
+        worker : int, default 0
+            Whose state it is, from 0 on: each worker draws noise of its own.
 
         Returns
         -------
@@ -168,41 +261,87 @@ class Rule:
         checks.distinct("names", names, len(leaves))
         like = present[0].value if present else EMPTY
         xp = frameworks.namespace(like)
-        state: dict[str, Any] = {}
-        for name, mark in self._marks.items():
-            if mark.kind == "shared":
-                state[name] = frameworks.constant(xp, 0, xp.int32, like)
-            elif mark.kind == "stream" and not self.draws_noise:
-                state[name] = None
+        checks.count("worker", worker, 0)
+        floats = frameworks.dtype(xp, totals.wide(present))
+        state: dict[str, Any] = dict.fromkeys(self._marks)
+        for name, kind in self.kinds.items():
+            if kind in ("shared", "scalar"):
+                shape = () if kind == "shared" else totals.shape_of(self.scope, leaves)
+                zero = frameworks.constant(xp, 0, xp.int32 if kind == "shared" else floats, like)
+                state[name] = zero if shape == () else xp.broadcast_to(zero, shape) + zero
             else:
                 columns = [
-                    None if leaf.value is None else self._initial(mark, leaf.value, called)
+                    None if leaf.value is None else self._initial(name, kind, leaf.value, called, worker, floats)
                     for leaf, called in zip(leaves, names, strict=True)
                 ]
                 state[name] = unflatten(params, columns)
         return self.State(**state)
 
-    def _initial(self, mark: Mark, p: Any, name: str) -> Any:
+    def _initial(self, name: str, kind: str, p: Any, called: str, worker: int, floats: Any) -> Any:
         xp = frameworks.namespace(p)
-        if mark.kind == "element":
+        if kind == "element":
             return xp.zeros_like(p, dtype=state_format(self, xp, p)[1])
-        if mark.kind == "leaf":
-            return frameworks.constant(xp, 0, xp.int32, p)
-        return frameworks.constant(xp, random.stream_key(getattr(self, "seed", 0), name), xp.int32, p)
+        if kind == "copy":
+            return xp.zeros_like(p)
+        if kind == "packed":
+            size = -(-math.prod(p.shape) // 8)
+            return xp.zeros((size,), dtype=xp.uint8, device=frameworks.device(p))
+        if kind == "leaf":
+            return frameworks.constant(xp, 0, floats if self._marks[name].kind == "scalar" else xp.int32, p)
+        own = 0 if self.applies_noise else worker
+        return frameworks.constant(xp, random.stream_key(getattr(self, "seed", 0), called, own), xp.int32, p)
 
-    def measure(self, params: Any, grads: Any, state: Any) -> dict[str, Any]:
-        """Order-free partials of what must be known of the whole tree; merged as `PARTIALS` says.
+    def measure(
+        self,
+        params: Any,
+        grads: Any,
+        state: Any,
+        *,
+        hyper: Mapping[str, Any] | None = None,
+        value: Any = None,
+        grad_fn: Any = None,
+    ) -> dict[str, Any]:
+        """Order-free partials of what must be known of the whole tree; merged as `partials` says.
+
+        Parameters
+        ----------
+        params, grads, state, hyper, value, grad_fn
+            As `step` takes them.
 
         Returns
         -------
-        dict of 0-d int32 arrays
-            Empty unless ``nonfinite`` is ``"skip"``: then ``{"nonfinite": 0 or 1}``.
+        dict of int32 arrays
+            Empty for a rule whose step is elementwise, unless ``nonfinite`` is ``"skip"``: then it has
+            ``"nonfinite"``, 0 or 1.
 
         Raises
         ------
         FloatingPointError
             ``nonfinite="raise"`` and a gradient holds inf or NaN.
         """
+        if not self.partials.keys() - {"nonfinite"}:
+            return self._nonfinite(grads, state)
+        return self._measured(Work(self, params, grads, state, None, hyper, None), value, grad_fn)
+
+    def _measured(self, work: Work, value: Any, grad_fn: Any) -> dict[str, Any]:
+        found = self._nonfinite(work.grad_tree, work.state)
+        names = {name: p for name, p in self.partials.items() if p.kind is not None and name != "value"}
+        if names:
+            if "grad_fn" in self.needs:
+                checks.given(self, "grad_fn", grad_fn)
+
+            def leaf(p: Any, g: Any, s: Any, h: Hyper, i: int) -> dict[str, Any]:
+                return self.measure_leaf(p, g, s, h)
+
+            found |= totals.measured(self, work, names, leaf, lambda: self.evaluated(work.params, work.state, grad_fn))
+        if "value" in self.partials:
+            if self.asks("value", work.state):
+                checks.given(self, "value", value)
+            xp = frameworks.namespace(work.like)
+            found["value"] = totals.of_value(0.0 if value is None else value, work.wide, xp, work.like)
+        return found
+
+    def _nonfinite(self, grads: Any, state: Any) -> dict[str, Any]:
         if self.nonfinite == "propagate":
             return {}
         found = state.step * 0
@@ -212,22 +351,54 @@ class Rule:
             xp = frameworks.namespace(g)
             bad = xp.any(~xp.isfinite(ops.widen(g)))
             if self.nonfinite == "raise":
-                if frameworks.is_traced(bad):  # also where a gradient with values is closed over
-                    raise ValueError(
-                        "`nonfinite`='raise' cannot stop a step while a function is traced (jit, torch.compile); "
-                        "use nonfinite='skip', which leaves parameters and state unchanged"
-                    )
-                if bool(bad):
-                    raise FloatingPointError(
-                        f"{checks.place('grads', path)} holds inf or NaN; nothing was changed: fix the "
-                        f"gradient, or build the rule with nonfinite='skip'"
-                    )
+                self._refuse(bad, checks.place("grads", path))
             found = found | xp.astype(bad, xp.int32)
         return {"nonfinite": found} if self.nonfinite == "skip" else {}
 
-    def finish(self, partials: dict[str, Any]) -> dict[str, Any]:
-        """Scalars from merged partials; every node that merged the same partials gets the same scalars."""
-        return {"finite": partials["nonfinite"] == 0} if "nonfinite" in partials else {}
+    def _refuse(self, bad: Any, what: str) -> None:
+        if frameworks.is_traced(bad):  # also where a gradient with values is closed over
+            raise ValueError(
+                "`nonfinite`='raise' cannot stop a step while a function is traced (jit, torch.compile); "
+                "use nonfinite='skip', which leaves parameters and state unchanged"
+            )
+        if bool(bad):
+            raise FloatingPointError(
+                f"{what} holds inf or NaN; nothing was changed: fix it, or build the rule with nonfinite='skip'"
+            )
+
+    def finish(self, partials: dict[str, Any], *, workers: int = 1) -> dict[str, Any]:
+        """Scalars from merged partials; every node that merged the same partials gets the same scalars.
+
+        Parameters
+        ----------
+        partials : dict
+            Of `measure` or `settle`, merged over the shards and workers that `partials` names.
+        workers : int, default 1
+            How many workers: what is summed over them becomes their mean.
+
+        Returns
+        -------
+        dict
+            For `message` and `apply`.
+
+        Raises
+        ------
+        FloatingPointError
+            ``nonfinite="raise"`` and a scalar is inf or NaN.
+        """
+        checks.count("workers", workers, 1)
+        found = totals.finished({**self.partials, **self.settlements}, partials, workers)
+        if self.nonfinite == "propagate":
+            return found
+        finite = partials["nonfinite"] == 0 if "nonfinite" in partials else None
+        for name, value in found.items():
+            xp = frameworks.namespace(value)
+            if self.nonfinite == "raise":
+                self._refuse(xp.any(~xp.isfinite(value)), f"`{name}`")
+            else:
+                good = xp.all(xp.isfinite(value))
+                finite = good if finite is None else finite & good
+        return found if finite is None or self.nonfinite == "raise" else {**found, "finite": finite}
 
     def noise(self, params: Any, state: Any) -> Any:
         """The random words that the next step would draw, as a tree (None for a rule without noise)."""
@@ -253,15 +424,48 @@ class Rule:
         noise: Any = None,
     ) -> tuple[Any, Any]:
         """What a node sends, and its state after computing it (the step counter grows in `apply`)."""
-        checks.scalars(scalars, self.nonfinite)
+        checks.scalars(self, scalars)
         work = Work(self, params, grads, state, scalars, hyper, noise)
+        work.advance()
+        flat = [name for name, wire in self._wires.items() if wire.aggregate != "gathered"]
 
         def kernel(p: Any, g: Any, s: Any, h: Hyper, words: Any) -> tuple[tuple[Any, ...], Any]:
             message, s = self.message_leaf(p, g, s, h, words)
-            return tuple(message), s
+            return tuple(getattr(message, name) for name in flat), s
 
-        columns, new = work.run(kernel, len(self.Message._fields))
-        return self.Message(*(unflatten(params, column) for column in columns)), new
+        columns, new = work.run(kernel, len(flat))
+        fields = dict(zip(flat, columns, strict=True))
+        fields |= {name: work.scalar_column(name) for name in self.Message._fields if name not in fields}
+        return self.Message(**{name: unflatten(params, fields[name]) for name in self.Message._fields}), new
+
+    def settle(
+        self,
+        params: Any,
+        grads: Any,
+        aggregate: Any,
+        state: Any,
+        scalars: dict[str, Any] | None = None,
+        *,
+        hyper: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Partials of the aggregate, for rules that must know something of the whole of it; else empty.
+
+        They are merged over the shards of a worker and finished like those of `measure`; `apply` takes the scalars of
+        both in one dict.
+        """
+        if not self.settlements:
+            return {}
+        work = Work(self, params, grads, state, scalars, hyper, None)
+        work.advance()
+        sent = [work.aggregate(name, getattr(aggregate, name), wire) for name, wire in self._wires.items()]
+
+        def leaf(p: Any, g: Any, s: Any, h: Hyper, i: int) -> dict[str, Any]:
+            xp = frameworks.namespace(p)
+            flat = [None if column[i] is None else xp.reshape(column[i], (-1,)) for column in sent]
+            return self.settle_leaf(p, self.Message(*flat), s, h)
+
+        work.scope = totals.scope_of(self.settle_scope, work.leaves)
+        return totals.measured(self, work, self.settlements, leaf, dict, scope=self.settle_scope)
 
     def apply(
         self,
@@ -273,10 +477,12 @@ class Rule:
         *,
         hyper: Mapping[str, Any] | None = None,
         decay_mask: Any = None,
+        value_fn: Any = None,
     ) -> tuple[Any, Any]:
         """What every node does with the aggregate: (delta, state), the step counter one further."""
-        checks.scalars(scalars, self.nonfinite)
+        checks.scalars(self, scalars)
         work = Work(self, params, grads, state, scalars, hyper, None, decay_mask)
+        work.advance()
         if not isinstance(aggregate, self.Message):
             raise TypeError(
                 f"`aggregate` is a {type(aggregate).__name__}; pass a {self.Message.__name__}, whose fields are "
@@ -284,11 +490,31 @@ class Rule:
             )
 
         def kernel(p: Any, g: Any, s: Any, h: Hyper, words: Any, *sent: Any) -> tuple[tuple[Any, ...], Any]:
-            delta, s = self.apply_leaf(p, self.Message(*sent), s, h)
+            delta, s = self._applied(p, self.Message(*sent), s, h, words)
             return (delta,), s
 
-        columns, new = work.run(kernel, 1, *aggregate, finish="delta")
-        return unflatten(params, columns[0]), work.counted(new)
+        trees = [None if w.aggregate == "gathered" else getattr(aggregate, n) for n, w in self._wires.items()]
+        columns, new = work.run(kernel, 1, *trees, finish="delta")
+        return self._tried(work, unflatten(params, columns[0]), value_fn, "delta"), work.settled(new)
+
+    def _applied(self, p: Any, aggregate: Any, s: Any, h: Hyper, words: Any) -> tuple[Any, Any]:
+        if self.applies_noise:
+            return self.apply_leaf(p, aggregate, s, h, words)  # type: ignore[call-arg]
+        return self.apply_leaf(p, aggregate, s, h)
+
+    def _tried(self, work: Work, result: Any, value_fn: Any, finish: str) -> Any:
+        """The result of a step, or of no step, by what `accepts` says of the loss after it."""
+        if "value_fn" not in self.needs:
+            return result
+        checks.given(self, "value_fn", value_fn)
+        trial = work.moved(result) if finish == "delta" else result
+        xp = frameworks.namespace(work.like)
+        dtype = frameworks.dtype(xp, work.wide)
+        after = value_fn(trial)
+        if not hasattr(after, "dtype") or frameworks.namespace(after) is not xp:
+            after = frameworks.constant(xp, after, dtype, work.like)
+        after = xp.reshape(xp.astype(xp.asarray(after), dtype), ())
+        return work.chosen(self.accepts(xp.reshape(work.found["value"], ()), after), result, finish)
 
     def delta(
         self,
@@ -301,12 +527,14 @@ class Rule:
         decay_mask: Any = None,
         value: Any = None,
         value_fn: Any = None,
+        grad_fn: Any = None,
     ) -> tuple[Any, Any]:
         """The change of the parameters, in their dtypes, and the next state: the step before ``p + delta``.
 
         Takes and raises what `step` does. Where a gradient is None, so is the delta.
         """
-        return self._update(params, grads, state, hyper, noise, decay_mask, "delta")
+        inputs = {"value": value, "value_fn": value_fn, "grad_fn": grad_fn}
+        return self._update(params, grads, state, hyper, noise, decay_mask, inputs, "delta")
 
     def step(
         self,
@@ -319,7 +547,9 @@ class Rule:
         decay_mask: Any = None,
         value: Any = None,
         value_fn: Any = None,
-    ) -> tuple[Any, Any]:
+        grad_fn: Any = None,
+        diagnostics: Any = False,
+    ) -> Any:
         """One step: ``(params + delta, state)``; nothing that is passed in is written to.
 
         Parameters
@@ -334,8 +564,14 @@ class Rule:
             Random words instead of drawing them; see `noise`.
         decay_mask : tree of bool, optional
             False keeps weight decay off a leaf.
-        value, value_fn : optional
-            Loss at `params` and a function of params, for rules that evaluate it; others ignore them.
+        value : number or 0-d array, optional
+            Loss at `params`, for the rules that use it; others ignore it, as they do the next two.
+        value_fn, grad_fn : functions of params, optional
+            Loss and gradients at other params, of this step's sample.
+        diagnostics : bool or dict, default False
+            True returns a third value, a dict with the ``signs`` that were sent, their ``zero_share`` and the
+            ``bits_at_risk`` (`signcore.measures`); the dict of the step before adds the ``flip_rate``. Off, it costs
+            nothing.
 
         Raises
         ------
@@ -345,22 +581,51 @@ class Rule:
         FloatingPointError
             See `nonfinite`.
         """
-        return self._update(params, grads, state, hyper, noise, decay_mask, "params")
+        inputs = {"value": value, "value_fn": value_fn, "grad_fn": grad_fn}
+        if diagnostics is False:
+            return self._update(params, grads, state, hyper, noise, decay_mask, inputs, "params")
+        work = Work(self, params, grads, state, None, hyper, noise, decay_mask)
+        work.found = self.finish(self._measured(work, value, grad_fn))
+        work.advance()
+        seen = observe(self, work, diagnostics)
+        return *self._update(params, grads, state, hyper, noise, decay_mask, inputs, "params"), seen
 
     def _update(
-        self, params: Any, grads: Any, state: Any, hyper: Any, noise: Any, decay_mask: Any, finish: str
+        self,
+        params: Any,
+        grads: Any,
+        state: Any,
+        hyper: Any,
+        noise: Any,
+        decay_mask: Any,
+        inputs: dict[str, Any],
+        finish: str,
     ) -> tuple[Any, Any]:
         """measure, message and apply in one pass over each leaf: one process is the case of one worker."""
         work = Work(self, params, grads, state, None, hyper, noise, decay_mask)
-        work.scalars = self.finish(self.measure(params, grads, state))
+        work.found = self.finish(self._measured(work, inputs["value"], inputs["grad_fn"]))
+        if self.settlements:
+            return self._update_in_two_rounds(work, inputs["value_fn"], finish)
+        work.advance()
 
         def kernel(p: Any, g: Any, s: Any, h: Hyper, words: Any) -> tuple[tuple[Any, ...], Any]:
             message, s = self.message_leaf(p, g, s, h, words)
-            delta, s = self.apply_leaf(p, message, s, h)
+            delta, s = self._applied(p, vote.alone(self._wires, message), s, h, words)
             return (delta,), s
 
         columns, new = work.run(kernel, 1, finish=finish)
-        return unflatten(params, columns[0]), work.counted(new)
+        return self._tried(work, unflatten(params, columns[0]), inputs["value_fn"], finish), work.settled(new)
+
+    def _update_in_two_rounds(self, work: Work, value_fn: Any, finish: str) -> tuple[Any, Any]:
+        """The same for a rule that must see the whole aggregate before it applies any of it."""
+        given, found = (work.params, work.grad_tree), work.found
+        message, state = self.message(*given, work.state, found, hyper=work.overrides, noise=work.word_tree)
+        aggregate = vote.alone_in_trees(self._wires, message, work.params)
+        found = {**found, **self.finish(self.settle(*given, aggregate, state, found, hyper=work.overrides))}
+        delta, state = self.apply(
+            *given, aggregate, state, found, hyper=work.overrides, decay_mask=work.mask_tree, value_fn=value_fn
+        )
+        return (delta if finish == "delta" else work.moved(delta)), state
 
 
 # -- the registry: every module in signcore.rules is a rule ------------------------------------------------

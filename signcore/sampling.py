@@ -175,6 +175,29 @@ def stochastic_sign(v: Any, scale: Any, words: Any) -> Any:
     return xp.astype(live & below, v.dtype) - xp.astype(live & ~below, v.dtype)
 
 
+def drawn(v: Any, scale: Any, words: Any) -> Any:
+    """What a rule takes the sign of whose signs are drawn: `stochastic_sign`, and `v` itself where `scale` is zero.
+
+    So a policy for zeros and `v` decide where there is nothing to draw from. NaN where `v` or `scale` is no number, or
+    `scale` infinite.
+
+    Parameters
+    ----------
+    v : float32 or float64 array
+    scale : number or array of its dtype
+    words : int32 array of the shape of `v`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> v, words = np.asarray([0.5, -0.25], np.float32), np.asarray([0, 0], np.int32)
+    >>> drawn(v, 1.0, words).tolist(), drawn(v, 0.0, words).tolist()
+    ([1.0, 1.0], [0.5, -0.25])
+    """
+    s = stochastic_sign(v, scale, words)
+    return ops.where(s == 0.0, v + (scale - scale), s)
+
+
 def _bits_beside(argument: str, array: Any, words: Any) -> tuple[Any, Any]:
     """The namespace of a float array, and the bits of the words that belong to it, one for each element."""
     checks.array(argument, Leaf("", array))

@@ -151,7 +151,7 @@ def norm_inf(tree: Any) -> Any:
     return finish("norm_inf", partial("norm_inf", tree))
 
 
-def partial(kind: Kind, tree: Any, other: Any = None) -> Any:
+def partial(kind: Kind, tree: Any, other: Any = None, *, compute: str | None = None) -> Any:
     """What a piece of a vector or tree adds to a whole.
 
     Parameters
@@ -160,6 +160,9 @@ def partial(kind: Kind, tree: Any, other: Any = None) -> Any:
     tree : array or tree of arrays
     other : array or tree of arrays
         The second factor of ``"dot"``.
+    compute : {"float32", "float64"}, optional
+        Whose partial; default: float64 where a leaf is float64. ``"float64"`` makes a piece without such a leaf fit to
+        pieces that have one.
 
     Returns
     -------
@@ -184,7 +187,9 @@ def partial(kind: Kind, tree: Any, other: Any = None) -> Any:
         raise TypeError(f'`other` is {other!r}; "dot" takes two trees, every other kind one')
     pairs = _pairs(tree, other)
     wide = any(x.dtype == frameworks.namespace(x).float64 for x, _ in pairs)
-    compute = "float64" if wide else "float32"
+    if compute is None:
+        compute = "float64" if wide else "float32"
+    checks.choice("compute", compute, ("float64",) if wide else limbs.LAYOUTS)
     xp = frameworks.namespace(pairs[0][0]) if pairs else np
     if kind == "norm_inf":
         return _largest([x for x, _ in pairs], compute)

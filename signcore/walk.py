@@ -7,15 +7,16 @@ be skipped is undone. The rule itself sees one array in its compute dtype and kn
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import blocks, checks, frameworks, ops, random
+from . import blocks, checks, frameworks, ops, random, totals
 from .dtypes import FORMATS, Format, format_of, name_of
 from .fields import Hyper, resolve
-from .marks import Mark
+from .marks import Wire
 from .tree import Leaf, flatten, unflatten
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ class _Leaf(NamedTuple):
 
     p: Any
     g: Any
-    state: dict[str, Any]  # per-element and per-leaf fields
+    state: dict[str, Any]  # its fields
+    h: Hyper  # its numbers
     extras: tuple[Any, ...]
     words: Any
-    decayed: bool
 
 
 class Work:
@@ -70,7 +71,8 @@ class Work:
         noise: Any,
         decay_mask: Any = None,
     ) -> None:
-        self.rule, self.params, self.state, self.scalars = rule, params, state, scalars or {}
+        self.rule, self.params, self.state, self.found = rule, params, state, scalars or {}
+        self.grad_tree, self.word_tree, self.mask_tree = grads, noise, decay_mask
         self.overrides = hyper or {}
         self.hypers: dict[tuple[str, bool], Hyper] = {}
         _check_hyper(rule, self.overrides)
@@ -93,13 +95,22 @@ class Work:
                 checks.same_home("grads", g, "params", p)
                 checks.same_shape("grads", g, "params", p)
                 checks.same_dtype("grads", g, "params", p)
+        self.like = present[0].value if present else state.step
+        self.wide = totals.wide(present)
+        self.scope = totals.scope_of(rule.scope, self.leaves)
         self.columns: dict[str, list[Any]] = {}
-        for name, mark in rule._marks.items():
-            if mark.kind == "shared":
+        for name, kind in rule.kinds.items():
+            if kind in ("shared", "scalar"):
                 value = Leaf("", getattr(state, name))
-                _check_words(f"state.{name}", value, (), present[0] if present else value)
+                shape = () if kind == "shared" else totals.shape_of(rule.scope, self.leaves)
+                _check_words(
+                    f"state.{name}", value, shape, Leaf("", self.like), "int32" if kind == "shared" else self.wide
+                )
             else:
-                self.columns[name] = _check_column(rule, name, mark, getattr(state, name), self.leaves)
+                self.columns[name] = _check_column(rule, name, kind, getattr(state, name), self.leaves, self.wide)
+        self.seen: dict[str, Any] = {}  # scalars as the leaves see them
+        self.settlements: dict[str, Any] = {}  # those of the aggregate
+        self.advanced: dict[str, Any] = {}  # scalar fields of the next state
         self.words = [None] * len(paths) if noise is None else self._extra("noise", noise)
         self.decayed = [True] * len(paths) if decay_mask is None else self._mask(decay_mask)
 
@@ -135,14 +146,72 @@ class Work:
                 else:
                     value = resolve(getattr(self.rule, name), compute, self.state.step)
                 setattr(h, name, value)
+            h.__dict__.update(self.rule.derived(h, self.state.step, compute))
             if not decayed:
                 h.weight_decay = 0.0
             self.hypers[compute, decayed] = h
         return self.hypers[compute, decayed]
 
+    def advance(self) -> None:
+        """From the scalars that were measured: those that the leaves see, and those of the next state."""
+        rule, xp = self.rule, frameworks.namespace(self.like)
+        self.settlements = {name: value for name, value in self.found.items() if name in rule.settlements}
+        measured = {n: value for n, value in self.found.items() if n != "finite" and n not in self.settlements}
+        if not measured:
+            return
+        vectors = {name: self._vector(xp, name, mark.kind) for name, mark in rule._marks.items() if name in rule.kinds}
+        old = self.state._replace(**{name: value for name, value in vectors.items() if value is not None})
+        self.seen, self.advanced = rule.advance(measured, old, self.hyper(self.wide, True))
+
+    def _vector(self, xp: Any, name: str, kind: str) -> Any:
+        """A scalar of the state with an entry per scope; None for other fields."""
+        if kind != "scalar":
+            return None
+        value = getattr(self.state, name)
+        if self.rule.kinds[name] == "scalar":
+            return xp.reshape(value, (-1,))
+        zero = frameworks.constant(xp, 0.0, frameworks.dtype(xp, self.wide), self.like)
+        return xp.stack([zero if each is None else each for each in self.columns[name]])
+
+    def each(self, function: Any, extra: Mapping[str, Any]) -> Iterator[Any]:
+        """``function(p, g, s, h)`` of every leaf, as vectors of the compute dtype; None where there is no gradient."""
+        given = {name: [leaf.value for leaf in flatten(tree)] for name, tree in extra.items()}
+        for i, (p, g) in enumerate(zip(self.leaves, self.grads, strict=True)):
+            if p.value is None or g.value is None:
+                yield None
+                continue
+            xp = frameworks.namespace(p.value)
+            fields = {name: given.get(name, column)[i] for name, column in {**self.columns, **given}.items()}
+            for name, value in fields.items():
+                if self.rule._marks[name].kind in ("element", "copy"):
+                    fields[name] = xp.reshape(ops.widen(value), (-1,))
+            wide_g = xp.reshape(ops.widen(g.value), (-1,))
+            h = self.leaf_hyper(_compute_of(p.value), i)
+            s = self.state._replace(**fields)
+            yield function(xp.reshape(ops.widen(p.value), (-1,)), -wide_g if self.rule.maximize else wide_g, s, h, i)
+
+    def leaf_hyper(self, compute: str, i: int) -> Hyper:
+        """The numbers of a leaf, with the scalars of its scope."""
+        base = self.hyper(compute, bool(self.decayed[i]))
+        if not self.seen and not self.settlements:
+            return base
+        h, xp = Hyper(), frameworks.namespace(self.like)
+        h.__dict__.update(base.__dict__)
+        dtype = frameworks.dtype(xp, compute)
+        settled = totals.scope_of(self.rule.settle_scope, self.leaves) if self.settlements else []
+        for scope, scalars in ((self.scope, self.seen), (settled, self.settlements)):
+            for name, value in scalars.items():
+                if hasattr(value, "dtype") and value.shape:
+                    k = scope[i] if value.shape[0] > 1 else 0
+                    value = xp.reshape(value[k : k + 1], ())
+                    if compute != self.wide and name_of(value.dtype) == self.wide:
+                        value = ops.cast(value, dtype)
+                setattr(h, name, value)
+        return h
+
     def run(self, kernel: Any, outputs: int, *trees: Any, finish: str | None = None) -> tuple[list[list[Any]], Any]:
         """The kernel over all leaves: (a list of values per output, the new state)."""
-        extras = [self._extra("aggregate", tree) for tree in trees]
+        extras = [self._extra("aggregate", tree) if tree is not None else [None] * len(self.leaves) for tree in trees]
         results: list[list[Any]] = [[] for _ in range(outputs)]
         columns: dict[str, list[Any]] = {name: [] for name in self.columns}
         for i, p in enumerate(self.leaves):
@@ -155,75 +224,136 @@ class Work:
                     p.value,
                     self.grads[i].value,
                     old,
+                    self.leaf_hyper(_compute_of(p.value), i),
                     tuple(extra[i] for extra in extras),
                     self.words[i],
-                    bool(self.decayed[i]),
                 )
                 outs, new = self._leaf(kernel, outputs, leaf, finish)
             for result, out in zip(results, outs, strict=True):
                 result.append(out)
             for name, value in new.items():
                 columns[name].append(value)
-        trees_new = {
-            name: None if getattr(self.state, name) is None else unflatten(self.params, column)
-            for name, column in columns.items()
-        }
-        return results, self.state._replace(**trees_new)
+        return results, self.state._replace(
+            **{name: unflatten(self.params, column) for name, column in columns.items()}
+        )
 
     def _leaf(self, kernel: Any, outputs: int, leaf: _Leaf, finish: str | None) -> tuple[list[Any], dict[str, Any]]:
-        rule, scalars, state = self.rule, self.scalars, self.state
+        rule, found, state, h = self.rule, self.found, self.state, leaf.h
         xp = frameworks.namespace(leaf.p)
         fmt = format_of(leaf.p)
         assert fmt is not None
         compute = frameworks.dtype(xp, fmt.compute)
-        state_fmt, state_dtype = state_format(rule, xp, leaf.p)
-        h = self.hyper(fmt.compute, leaf.decayed)
-        elements = [name for name in leaf.state if rule._marks[name].kind == "element"]
-        per_leaf = {name: value for name, value in leaf.state.items() if name not in elements}
-        draw = rule.draws_noise and not leaf.extras  # whoever applies an aggregate draws nothing
+        formats = {
+            name: (fmt, leaf.p.dtype) if rule.kinds[name] == "copy" else state_format(rule, xp, leaf.p)
+            for name in leaf.state
+            if rule.kinds[name] in ("element", "copy")
+        }
+        whole = {name: value for name, value in leaf.state.items() if name not in formats}
+        draw = rule.draws_noise and (not leaf.extras or rule.applies_noise)
         last: dict[str, Any] = {}  # new per-leaf values: the same from every block
 
         def body(arrays: list[Any], start: int) -> tuple[Any, ...]:
             p, g, words = arrays[:3]
             sent, old = arrays[3 : 3 + len(leaf.extras)], arrays[3 + len(leaf.extras) :]
             if words is None and draw:
-                words = xp.reshape(words_of(p, per_leaf["stream"], state.step, start), p.shape)
-            wide = {name: ops.cast(value, compute) for name, value in zip(elements, old, strict=True)}
-            s = state._replace(**wide, **per_leaf)
+                words = xp.reshape(words_of(p, whole["stream"], state.step, start), p.shape)
+            wide = {name: ops.cast(value, compute) for name, value in zip(formats, old, strict=True)}
+            s = state._replace(**wide, **whole)
             g = ops.widen(g)
             outs, s = kernel(ops.widen(p), -g if rule.maximize else g, s, h, words, *sent)
-            stored = [ops.narrow(getattr(s, name), state_dtype, state_fmt) for name in elements]
-            last.update(
-                {name: None if value is None else xp.asarray(getattr(s, name)) for name, value in per_leaf.items()}
-            )
+            stored = [
+                ops.narrow(getattr(s, name), dtype, kept, stored=rule.kinds[name] != "copy")
+                for name, (kept, dtype) in formats.items()
+            ]
+            last.update({name: xp.asarray(getattr(s, name)) for name in whole})
             if finish is not None:
                 outs = (ops.narrow(outs[0], leaf.p.dtype, fmt),)
-            if "finite" in scalars:
-                stored = [xp.where(scalars["finite"], new, value) for new, value in zip(stored, old, strict=True)]
+            if "finite" in found:
+                stored = [xp.where(found["finite"], new, value) for new, value in zip(stored, old, strict=True)]
             if finish == "params":
                 outs = (ops.narrow(ops.widen(p) + ops.widen(outs[0]), leaf.p.dtype, fmt, stored=False),)
-            if finish is not None and "finite" in scalars:
+            if finish is not None and "finite" in found:
                 unchanged = p if finish == "params" else frameworks.constant(xp, -0.0, leaf.p.dtype, p)
-                outs = (xp.where(scalars["finite"], outs[0], unchanged),)
+                outs = (xp.where(found["finite"], outs[0], unchanged),)
             return (*outs, *stored)
 
-        arrays = [leaf.p, leaf.g, leaf.words, *leaf.extras, *(leaf.state[name] for name in elements)]
+        arrays = [leaf.p, leaf.g, leaf.words, *leaf.extras, *(leaf.state[name] for name in formats)]
         done = blocks.run(body, arrays)
         new = dict(leaf.state)
-        new.update(zip(elements, done[outputs:], strict=True))
+        new.update(zip(formats, done[outputs:], strict=True))
+        if finish is not None:
+            last.update(rule.packed_leaf(ops.widen(leaf.p), self._gradient(leaf), state._replace(**whole), h))
         for name, value in last.items():
-            if "finite" in scalars and value is not None:
-                value = xp.where(scalars["finite"], value, leaf.state[name])
+            if "finite" in found and rule.kinds[name] != "stream":
+                value = xp.where(found["finite"], value, leaf.state[name])
             new[name] = value
         return list(done[:outputs]), new
+
+    def _gradient(self, leaf: _Leaf) -> Any:
+        g = ops.widen(leaf.g)
+        return -g if self.rule.maximize else g
+
+    def settled(self, state: Any) -> Any:
+        """The state with its scalars advanced and its step counter one further."""
+        fields: dict[str, Any] = {}
+        for name, value in self.advanced.items():
+            xp, old = frameworks.namespace(self.like), getattr(self.state, name)
+            kind = self.rule.kinds[name]
+            if kind == "leaf":
+                values = []
+                for i, (before, g) in enumerate(zip(self.columns[name], self.grads, strict=True)):
+                    new = None if before is None else xp.reshape(value[i : i + 1], ())
+                    values.append(before if g.value is None else self._kept(new, before))
+                fields[name] = unflatten(self.params, values)
+            else:
+                fields[name] = self._kept(xp.reshape(xp.asarray(value), old.shape), old)
+        return self.counted(state._replace(**fields))
+
+    def moved(self, delta: Any) -> Any:
+        """The params after a delta, as a step leaves them."""
+        values = []
+        for p, d in zip(self.leaves, flatten(delta), strict=True):
+            if p.value is None or d.value is None:
+                values.append(p.value)
+                continue
+            fmt = format_of(p.value)
+            assert fmt is not None
+            values.append(ops.narrow(ops.widen(p.value) + ops.widen(d.value), p.value.dtype, fmt, stored=False))
+        return unflatten(self.params, values)
+
+    def chosen(self, accepted: Any, result: Any, finish: str) -> Any:
+        """The new params, or the delta, if the step is accepted; else the old ones, or a delta that changes nothing."""
+        values = []
+        for p, new in zip(self.leaves, flatten(result), strict=True):
+            if p.value is None or new.value is None:
+                values.append(new.value)
+                continue
+            xp = frameworks.namespace(p.value)
+            old = p.value if finish == "params" else frameworks.constant(xp, -0.0, p.value.dtype, p.value)
+            values.append(xp.where(accepted, new.value, old))
+        return unflatten(self.params, values)
+
+    def aggregate(self, name: str, tree: Any, wire: Wire) -> list[Any]:
+        """A field of the aggregate, by leaf; None for one that was used up in aggregating."""
+        return [None] * len(self.leaves) if wire.aggregate == "gathered" else self._extra("aggregate", tree)
+
+    def scalar_column(self, name: str) -> list[Any]:
+        """A scalar as the leaves see it, by leaf."""
+        return [
+            None if p.value is None or g.value is None else getattr(self.leaf_hyper(_compute_of(p.value), i), name)
+            for i, (p, g) in enumerate(zip(self.leaves, self.grads, strict=True))
+        ]
+
+    def _kept(self, new: Any, old: Any) -> Any:
+        return frameworks.namespace(old).where(self.found["finite"], new, old) if "finite" in self.found else new
 
     def counted(self, state: Any) -> Any:
         """The state with its step counter one further, saturating at the largest int32."""
         step = self.state.step
         xp = frameworks.namespace(step)
         one = xp.astype(step < 2**31 - 1, xp.int32)
-        if "finite" in self.scalars:
-            one = one * xp.astype(self.scalars["finite"], xp.int32)
+        if "finite" in self.found:
+            one = one * xp.astype(self.found["finite"], xp.int32)
         return state._replace(step=xp.asarray(step + one))
 
 
@@ -248,20 +378,24 @@ def _check_state(rule: Rule, state: Any) -> None:
         )
 
 
-def _check_words(where: str, value: Leaf, shape: tuple[int, ...], p: Leaf) -> None:
-    """Counters, flags and keys are int32 arrays of one shape, beside the params."""
+def _compute_of(p: Any) -> str:
+    fmt = format_of(p)
+    assert fmt is not None
+    return fmt.compute
+
+
+def _check_words(where: str, value: Leaf, shape: tuple[int, ...], p: Leaf, dtype: str = "int32") -> None:
+    """Counters, flags, keys and scalars are arrays of one shape and dtype, beside the params."""
     checks.same_home(where, value, "params", p)
-    if name_of(value.value.dtype) != "int32" or tuple(value.value.shape) != shape:
+    if name_of(value.value.dtype) != dtype or tuple(value.value.shape) != shape:
         raise ValueError(
             f"{checks.place(where, value.path)} is an array of {name_of(value.value.dtype)} of shape "
-            f"{tuple(value.value.shape)}, it must be int32 of {shape}; make the state with rule.init(params)"
+            f"{tuple(value.value.shape)}, it must be {dtype} of {shape}; make the state with rule.init(params)"
         )
 
 
-def _check_column(rule: Rule, name: str, mark: Mark, tree: Any, leaves: list[Leaf]) -> list[Any]:
+def _check_column(rule: Rule, name: str, kind: str, tree: Any, leaves: list[Leaf], wide: str) -> list[Any]:
     """Per-leaf values of one state field, checked against the params."""
-    if mark.kind == "stream" and tree is None and not rule.draws_noise:
-        return [None] * len(leaves)
     column = flatten(tree)
     where = f"state.{name}"
     checks.same_structure(where, [leaf.path for leaf in column], "params", [leaf.path for leaf in leaves])
@@ -270,15 +404,21 @@ def _check_column(rule: Rule, name: str, mark: Mark, tree: Any, leaves: list[Lea
             continue
         if value.value is None:
             raise ValueError(f"{checks.place(where, p.path)} is None; make the state with rule.init(params)")
-        if mark.kind != "element":
-            _check_words(where, value, () if mark.kind == "leaf" else (2,), p)
-            continue
-        checks.same_home(where, value, "params", p)
-        checks.same_shape(where, value, "params", p)
-        fmt, dtype = state_format(rule, frameworks.namespace(p.value), p.value)
-        if value.value.dtype != dtype:
-            raise ValueError(
-                f"{checks.place(where, value.path)} has dtype {name_of(value.value.dtype)}, this rule keeps it in "
-                f"{fmt.name} for `params` of {name_of(p.value.dtype)}; make the state with rule.init(params)"
-            )
+        if kind == "packed":
+            _check_words(where, value, (-(-math.prod(p.value.shape) // 8),), p, "uint8")
+        elif kind == "stream":
+            _check_words(where, value, (2,), p)
+        elif kind == "leaf":
+            _check_words(where, value, (), p, wide if rule._marks[name].kind == "scalar" else "int32")
+        else:
+            checks.same_home(where, value, "params", p)
+            checks.same_shape(where, value, "params", p)
+            fmt, dtype = state_format(rule, frameworks.namespace(p.value), p.value)
+            if kind == "copy":
+                fmt, dtype = format_of(p.value) or fmt, p.value.dtype
+            if value.value.dtype != dtype:
+                raise ValueError(
+                    f"{checks.place(where, value.path)} has dtype {name_of(value.value.dtype)}, this rule keeps it in "
+                    f"{fmt.name} for `params` of {name_of(p.value.dtype)}; make the state with rule.init(params)"
+                )
     return [leaf.value for leaf in column]

@@ -8,7 +8,7 @@ from typing import Any
 from signcore import Rule
 
 from .progress import bar
-from .start import steps_done
+from .start import inputs, steps_done
 
 Grads = Callable[[Any, int], Any] | Iterable[Any]
 Hyper = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
@@ -39,6 +39,7 @@ def run(
     state: Any = None,
     start: int | None = None,
     hyper: Hyper | None = None,
+    value_fn: Callable[[Any, int], Any] | None = None,
     callback: Callable[[int, Any, Any], object] | None = None,
     every: int = 1,
     progress: bool | None = None,
@@ -65,6 +66,9 @@ def run(
         does not count steps that ``nonfinite="skip"`` skipped.
     hyper : dict, or function of the step that returns one, optional
         Numeric hyperparameters to override, as in `signcore.Rule.step`. A schedule can be the rule's own ``lr``.
+    value_fn : function of (params, step), optional
+        The loss, for rules that need it. A rule that needs gradients at other parameters calls `grad_fn` for them,
+        with the step of the sample.
     callback : function of (steps done, params, state), optional
         Called whenever the number of steps done is a multiple of `every`.
     every : int, default 1
@@ -104,7 +108,8 @@ def run(
                 if grads is _END:
                     break
                 # One assignment: an interrupt finds either the old three or the new three.
-                now = now[0] + 1, *rule.step(now[1], grads, now[2], hyper=overrides(now[0]))
+                extra = inputs(rule, now[1], now[0], grad_fn, value_fn)
+                now = now[0] + 1, *rule.step(now[1], grads, now[2], hyper=overrides(now[0]), **extra)
                 del grads
                 advance(now[0] - first)
                 if callback is not None and now[0] % every == 0:

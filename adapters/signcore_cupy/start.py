@@ -1,8 +1,10 @@
-"""Where a run starts to count."""
+"""Where a run starts to count, and what its steps are given beside the gradients."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from signcore import Rule
 
 
 def steps_done(state: Any, start: int | None) -> int:
@@ -20,3 +22,15 @@ def steps_done(state: Any, start: int | None) -> int:
             f"`state` is a {type(state).__name__} whose step cannot be read ({error}); pass what rule.init or an "
             f"earlier run returned, and the number of steps done as `start`"
         ) from error
+
+
+def inputs(rule: Rule, params: Any, step: int, grad_fn: Any, value_fn: Any) -> dict[str, Any]:
+    """`value`, `value_fn` and `grad_fn` of one step, as far as its rule needs them and they were given."""
+    made: dict[str, Any] = {}
+    if "value" in rule.needs and value_fn is not None:
+        made["value"] = value_fn(params, step)
+    if "value_fn" in rule.needs and value_fn is not None:
+        made["value_fn"] = lambda at: value_fn(at, step)
+    if "grad_fn" in rule.needs and callable(grad_fn):
+        made["grad_fn"] = lambda at: grad_fn(at, step)
+    return made

@@ -12,7 +12,9 @@ from .leaves import Shape
 
 
 def require_params(rule: Rule) -> None:
-    """Raise when a step without params would lose their decay."""
+    """Raise when a step needs the params: for their decay, or whatever else."""
+    if rule.reads_params:
+        raise ValueError(f"`params` is None: {type(rule).__name__} needs them; call update(grads, state, params)")
     decay = rule.weight_decay
     if not rule.needs_params or (_is_known(decay) and float(decay) == 0.0):
         return

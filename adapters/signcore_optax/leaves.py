@@ -50,6 +50,10 @@ class Shape(NamedTuple):
                 f"structure: {error}"
             ) from None
 
+    def elsewhere(self, grad_fn: Any, named: dict[str, Any]) -> dict[str, Any]:
+        """What a function of trees gives at other leaves, by name."""
+        return self.named(self.leaves_of("grad_fn", grad_fn(self.build(named)), "params"))
+
     def spread(self, argument: str, prefix: Any, tree: Any) -> list[Any]:
         """Leaves of `prefix`, a tree that may end above the leaves of `tree`: one for each leaf of `tree`."""
         found: list[Any] = []

@@ -27,6 +27,11 @@ def one_dtype(p: Any, g: Any) -> tuple[Any, Any]:
     return p.astype(fmt.compute), g.astype(fmt.compute)
 
 
+def beside_params(column: list[Any], params: list[Any]) -> list[Any]:
+    """Copies of params in the dtypes of the params that stand beside them; the values fit in both."""
+    return [v if v is None or p is None else v.astype(p.dtype) for v, p in zip(column, params, strict=True)]
+
+
 def in_dtype_of(delta: Any, g: Any) -> Any:
     """A delta rounded to the dtype of the gradient that the caller gave."""
     fmt = _format(g)

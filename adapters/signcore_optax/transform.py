@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from signcore import Rule
-from signcore.marks import marks
 
 from .decay import decay_mask, require_params
 from .leaves import Shape, flatten
-from .mixed import in_dtype_of, one_dtype, stand_ins
+from .mixed import beside_params, in_dtype_of, one_dtype, stand_ins
 from .placement import beside
 
 
@@ -31,8 +30,8 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
     optax.GradientTransformationExtraArgs
         ``init(params)`` gives the rule's own state, its per-parameter fields as trees of the params' structure.
         ``update(grads, state, params=None, **extra)`` gives the rule's delta in the gradients' dtypes, and
-        needs `params` only for weight decay. Of the extra arguments `value` (the loss) and `value_fn` reach
-        the rule, all others are ignored.
+        needs `params` only where the delta depends on them. Of the extra arguments `value` (the loss), `value_fn` and
+        `grad_fn` (functions of params) reach the rule, all others are ignored.
 
     Raises
     ------
@@ -53,7 +52,7 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, made by signcore.rule(name, lr=...)")
-    kinds = {name: mark.kind for name, mark in marks(rule.State).items()}
+    kinds = rule.kinds
 
     def init(params: Any) -> Any:
         shape, leaves = flatten(params)
@@ -63,17 +62,24 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
         for name, value in state._asdict().items():
             if value is None:
                 fields[name] = None
-            elif kinds[name] == "shared":
+            elif kinds[name] in _WHOLE:
                 fields[name] = beside(jnp.asarray(value), leaves)
             else:
                 column = [value[leaf] for leaf in shape.names]
-                if kinds[name] != "element":
+                if kinds[name] not in ("element", "copy"):
                     column = [v if v is None else beside(v, [p]) for v, p in zip(column, leaves, strict=True)]
                 fields[name] = shape.treedef.unflatten(column)
         return type(state)(**fields)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, value: Any = None, value_fn: Any = None, **extra: Any
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value: Any = None,
+        value_fn: Any = None,
+        grad_fn: Any = None,
+        **extra: Any,
     ) -> tuple[Any, Any]:
         del extra
         if not isinstance(state, rule.State):
@@ -91,6 +97,8 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
             require_params(rule)
             ps = stand_ins(rule, grads, columns)
         pairs = [one_dtype(p, g) for p, g in zip(ps, grads, strict=True)]
+        copies = {name: column for name, column in columns.items() if kinds[name] == "copy"}
+        columns |= {name: beside_params(column, [p for p, _ in pairs]) for name, column in copies.items()}
         delta, new = rule.delta(
             shape.named([p for p, _ in pairs]),
             shape.named([g for _, g in pairs]),
@@ -100,13 +108,20 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
             decay_mask=decayed,
             value=value,
             value_fn=None if value_fn is None else lambda named: value_fn(shape.build(named)),
+            grad_fn=None if grad_fn is None else lambda named: shape.elsewhere(grad_fn, named),
         )
         deltas = [in_dtype_of(delta[name], g) for name, g in zip(shape.names, grads, strict=True)]
+        after = {name: getattr(new, name) for name in columns}
+        for name, column in copies.items():  # the words of params, which their dtype holds
+            after[name] = shape.named(beside_params([after[name][leaf] for leaf in shape.names], column))
         return shape.treedef.unflatten(deltas), new._replace(
-            **{name: shape.build(getattr(new, name)) for name in columns}
+            **{name: shape.build(column) for name, column in after.items()}
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+_WHOLE = ("shared", "scalar")  # kinds of fields of which a state has one value
 
 
 def _columns(state: Any, shape: Shape, kinds: dict[str, str]) -> dict[str, list[Any]]:
@@ -114,7 +129,7 @@ def _columns(state: Any, shape: Shape, kinds: dict[str, str]) -> dict[str, list[
     return {
         name: shape.leaves_of(f"state.{name}", value)
         for name, value in state._asdict().items()
-        if kinds[name] != "shared" and value is not None
+        if value is not None and kinds[name] not in _WHOLE
     }
 
 

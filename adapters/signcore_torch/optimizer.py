@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 from signcore import Rule
 from signcore.marks import marks
 
-from . import groups, state, steps
+from . import closures, groups, state, steps
 from .saving import Restorable
 
 
@@ -62,7 +62,8 @@ class SignOptimizer(Restorable):
         Parameters
         ----------
         closure : callable, optional
-            Evaluates the model anew, calls ``backward`` and returns the loss.
+            Evaluates the model anew, calls ``backward`` and returns the loss. A rule that evaluates the loss or the
+            gradients at other parameters calls it more than once.
 
         Returns
         -------
@@ -81,11 +82,11 @@ class SignOptimizer(Restorable):
             with torch.enable_grad():
                 loss = closure()
         if torch.compiler.is_compiling():
-            self._step()
+            self._step(closure, loss)
             return loss
         self._joining = []
         try:
-            self._step()
+            self._step(closure, loss)
         except BaseException:
             for p in self._joining:
                 del self.state[p]
@@ -94,7 +95,7 @@ class SignOptimizer(Restorable):
             self._joining = []
         return loss
 
-    def _step(self) -> None:
+    def _step(self, closure: Any, loss: Any) -> None:
         """All groups are computed before anything is written, so an error changes nothing."""
         jobs: list[tuple[list[Any], list[Any], dict[str, list[Any]]]] = []
         for i, group in enumerate(self.param_groups):
@@ -103,12 +104,12 @@ class SignOptimizer(Restorable):
             columns: dict[str, list[Any]] = {name: [] for name in self.kinds}
             self._init_group(group, i, params, grads, *columns.values())
             jobs.append((params, grads, columns))
-        results = [
-            steps.compute(self._rules[i], self.param_groups, i, self.numbers, self.kinds, *job)
-            for i, job in enumerate(jobs)
-        ]
-        for (params, _, columns), (new, after) in zip(jobs, results, strict=True):
-            steps.write(self.kinds, params, columns, new, after)
+        results = []
+        for i, job in enumerate(jobs):
+            inputs = closures.inputs(self._rules[i], self.param_groups, i, closure, loss)
+            results.append(steps.compute(self._rules[i], self.param_groups, i, self.numbers, *job, inputs))
+        for i, ((params, _, columns), (new, after)) in enumerate(zip(jobs, results, strict=True)):
+            steps.write(self._rules[i], params, columns, new, after)
 
     def _init_group(
         self, group: dict[str, Any], i: int, params: list[Any], grads: list[Any], *columns: list[Any]
@@ -121,15 +122,16 @@ class SignOptimizer(Restorable):
         names = groups.names_of(self.param_groups, i)
         groups.check_grads(group["params"], names)
         rule = self._rule_of(group, i)
-        self._joining += state.join(rule, self.kinds, group["params"], names, self.state)
+        self._joining += state.join(rule, group["params"], names, self.state)
         for p in group["params"]:
             saved = self.state.get(p)
             active = p.grad is not None
             params.append(p if active else None)
             grads.append(p.grad)
-            for (name, kind), column in zip(self.kinds.items(), columns, strict=True):
-                if kind != "shared":
-                    column.append(saved.get(name) if saved and active else None)
+            for name, column in zip(self.kinds, columns, strict=True):
+                kind = rule.kinds.get(name)
+                if kind not in state.WHOLE:
+                    column.append(saved.get(name) if saved and active and kind else None)
                 elif saved:
                     column.append(saved[name])
 
@@ -137,5 +139,5 @@ class SignOptimizer(Restorable):
         """The rule of a group, made anew when one of its static options has changed."""
         if i >= len(self._rules) or not groups.describes(self._rules[i], group, self.options):
             self._rules[i:] = [groups.rule_of(self.rule_class, group)]
-            state.recast(self._rules[i], self.kinds, group["params"], self.state)
+            state.recast(self._rules[i], group["params"], self.state)
         return self._rules[i]

@@ -16,7 +16,7 @@ from signcore import Rule
 
 from . import form, groups
 from .form import place
-from .state import kept
+from .state import WHOLE
 
 
 class Restorable(torch.optim.Optimizer):
@@ -82,22 +82,20 @@ def pack(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[s
             )
         rule = groups.rule_of(optimizer.rule_class, {**optimizer.defaults, **saved})
         shared: dict[str, Any] = {}
-        for p, key in zip(group["params"], saved["params"], strict=True):
-            own = state_dict["state"].get(key)
-            if not own:
-                continue
-            wanted = kept(rule, optimizer.kinds)
-            check_fields(own, wanted, optimizer.kinds, key)
-            fresh = rule.init([p.detach().to("meta")])
+        joined = [(p, key) for p, key in zip(group["params"], saved["params"], strict=True) if packed.get(key)]
+        fresh = rule.init([p.detach().to("meta") for p, _ in joined])
+        for j, (p, key) in enumerate(joined):
+            own = state_dict["state"][key]
+            check_fields(own, list(rule.kinds), optimizer.kinds, key)
             packed[key] = {}
-            for name in wanted:
-                alone = optimizer.kinds[name] == "shared"
-                like = getattr(fresh, name) if alone else getattr(fresh, name)[0]
+            for name, kind in rule.kinds.items():
+                like = getattr(fresh, name) if kind in WHOLE else getattr(fresh, name)[j]
                 value = fitted(own[name], like, p.device, place("state", key, name))
                 packed[key][name] = Packed(value)
-                if alone and shared.setdefault(name, value.item()) != value.item():
+                words = repr(value.tolist())  # NaN is the same as NaN
+                if kind in WHOLE and shared.setdefault(name, words) != words:
                     raise ValueError(
-                        f"{place('state', key, name)} is {value.item()}, that of another parameter of the group "
+                        f"{place('state', key, name)} is {words}, that of another parameter of the group "
                         f"{shared[name]}; nothing was loaded: the parameters of a group share one value"
                     )
     return {**state_dict, "state": packed}

@@ -6,7 +6,6 @@ torch's own optimizers keep their step counters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,20 +16,16 @@ from signcore.walk import state_format
 States = dict[torch.Tensor, dict[str, Any]]  # an optimizer's `state`
 
 
-def kept(rule: Rule, kinds: Mapping[str, str]) -> list[str]:
-    """Names of the fields that a parameter's dict holds under a rule."""
-    return [name for name, kind in kinds.items() if kind != "stream" or rule.draws_noise]
+WHOLE = ("shared", "scalar")  # kinds of fields of which a group has one value
 
 
-def join(
-    rule: Rule, kinds: Mapping[str, str], params: list[torch.Tensor], names: list[str], states: States
-) -> list[torch.Tensor]:
+def join(rule: Rule, params: list[torch.Tensor], names: list[str], states: States) -> list[torch.Tensor]:
     """Give a state to those parameters of a group that have a gradient and no state; returns them.
 
     A parameter that joins takes the shared fields of those before it. A field that an option brought in
     later is added to the states that lack it.
     """
-    wanted = kept(rule, kinds)
+    wanted = list(rule.kinds)
     lacking = [
         j for j, p in enumerate(params) if p.grad is not None and any(name not in states.get(p, {}) for name in wanted)
     ]
@@ -43,19 +38,19 @@ def join(
     for j in lacking:
         own = states[params[j]]
         for name in wanted:
-            if kinds[name] == "shared":
+            if rule.kinds[name] in WHOLE:
                 own.setdefault(name, before.get(name, getattr(fresh, name)).clone())
             else:
                 own.setdefault(name, getattr(fresh, name)[names[j]])
     return joining
 
 
-def recast(rule: Rule, kinds: Mapping[str, str], params: list[torch.Tensor], states: States) -> None:
+def recast(rule: Rule, params: list[torch.Tensor], states: States) -> None:
     """Round the per-element state of a group's parameters to the dtype that a changed option asks for."""
     for p in params:
         if not states.get(p):
             continue
         fmt, dtype = state_format(rule, frameworks.namespace(p), p)
-        for name, kind in kinds.items():
-            if kind == "element" and states[p][name].dtype != dtype:
+        for name, kind in rule.kinds.items():
+            if kind == "element" and name in states[p] and states[p][name].dtype != dtype:
                 states[p][name] = ops.narrow(ops.widen(states[p][name]), dtype, fmt)

@@ -10,18 +10,16 @@ import torch
 from signcore import Rule
 
 from . import groups, noise
+from .state import WHOLE
 
 Columns = Mapping[str, list[Any]]  # field of the state to its tensors, in the order of the parameters
 
 
-def joined(rule: Rule, kinds: Mapping[str, str], columns: Columns) -> Any:
+def joined(rule: Rule, columns: Columns) -> Any:
     """The functional state of a group, from the columns of its parameters' dicts."""
-    fields: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        if kind == "stream" and not rule.draws_noise:
-            fields[name] = None
-        else:
-            fields[name] = columns[name][0] if kind == "shared" else columns[name]
+    fields: dict[str, Any] = dict.fromkeys(columns)  # what the options leave unused is None
+    for name, kind in rule.kinds.items():
+        fields[name] = columns[name][0] if kind in WHOLE else columns[name]
     return rule.State(**fields)
 
 
@@ -30,12 +28,14 @@ def compute(
     param_groups: list[dict[str, Any]],
     i: int,
     numbers: Iterable[str],
-    kinds: Mapping[str, str],
     params: list[Any],
     grads: list[Any],
     columns: Columns,
+    inputs: Mapping[str, Any],
 ) -> tuple[list[Any], Any]:
     """What a step makes of group `i`: the parameters' changes and the new state. Nothing is written.
+
+    `inputs` are the rule's beside the gradients.
 
     While torch.compile traces, the new parameters instead of the changes. Their sum is the same to the bit,
     but a compiler that joins two steps could keep a 16-bit parameter in 32 bits between them, which
@@ -45,16 +45,18 @@ def compute(
     device = next((p.device for p in params if p is not None), None)
     if device is None:
         return [], None
-    old = joined(rule, kinds, columns)
+    old = joined(rule, columns)
     if torch.compiler.is_compiling():
         hyper = {name: groups.traced(group[name], device) for name in numbers}
         words = noise.drawn(params, old.stream, old.step) if rule.draws_noise else None
-        new, after = rule.step(params, grads, old, hyper=hyper, noise=words)
+        new, after = rule.step(params, grads, old, hyper=hyper, noise=words, **inputs)
     else:
         hyper = {name: groups.number(name, group[name]) for name in numbers}
         try:
-            new, after = rule.delta(params, grads, old, hyper=hyper)
+            new, after = rule.delta(params, grads, old, hyper=hyper, **inputs)
         except (TypeError, ValueError, FloatingPointError) as error:
+            if inputs:  # which may be evaluated once only
+                raise
             raise renamed(error, rule, groups.names_of(param_groups, i), params, grads, old, hyper) from None
     return new, after
 
@@ -76,7 +78,7 @@ def renamed(
     return error
 
 
-def write(kinds: Mapping[str, str], params: list[Any], columns: Columns, new: list[Any], after: Any) -> None:
+def write(rule: Rule, params: list[Any], columns: Columns, new: list[Any], after: Any) -> None:
     """Write what `compute` made into a group's parameters and states, in place."""
     if not new:
         return
@@ -87,8 +89,8 @@ def write(kinds: Mapping[str, str], params: list[Any], columns: Columns, new: li
             p.copy_(value)
         else:
             p.add_(value)
-    for name, kind in kinds.items():
-        if kind == "shared":
+    for name, kind in rule.kinds.items():
+        if kind in WHOLE:
             for old in columns[name]:
                 old.copy_(getattr(after, name))
         elif kind != "stream":  # a stream's key never changes

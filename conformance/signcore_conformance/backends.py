@@ -6,11 +6,13 @@ import importlib.util
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import signcore as sc
+from signcore import ops
 from signcore.tree import flatten, unflatten
 
 from . import network
@@ -112,7 +114,29 @@ def _gradients(backend: Backend, workload: Workload) -> Any:
     return compiled(backend, ("gradients", workload.shapes), network.gradients)
 
 
-def _loop(backend: Backend, workload: Workload, params: Any, state: Any, step: Any) -> Iterator[Step]:
+def loss(params: Any) -> Any:
+    """The suite's loss: the l1 norm of all parameters."""
+    return sc.sums.norm1(params)
+
+
+def gradient_elsewhere(params: Any) -> Any:
+    """The suite's gradients at other parameters: half of them, which is exact."""
+    return tree_map(lambda p: ops.cast(p * 0.5, p.dtype), params)  # NumPy widens its bfloat16
+
+
+def extras(rule: sc.Rule, params: Any) -> dict[str, Any]:
+    """What a rule needs beside the gradients."""
+    every = {"value": lambda: loss(params), "value_fn": lambda: loss, "grad_fn": lambda: gradient_elsewhere}
+    return {name: every[name]() for name in rule.needs}
+
+
+def given(rule: sc.Rule, step: Any) -> Any:
+    """A step that brings its functions along, so that only arrays are passed to it."""
+    functions = {name: value for name, value in extras(rule, []).items() if callable(value)}
+    return partial(step, **functions) if functions else step
+
+
+def _loop(backend: Backend, rule: sc.Rule, workload: Workload, params: Any, state: Any, step: Any) -> Iterator[Step]:
     """``params, state = step(params, grads, state)``, over and over."""
     gradient = _gradients(backend, workload)
     for inputs in workload.inputs:
@@ -120,20 +144,21 @@ def _loop(backend: Backend, workload: Workload, params: Any, state: Any, step: A
             grads = gradient(params, tree_map(backend.to, inputs))
         else:
             grads = tree_map(backend.to, workload.tree(inputs))
-        params, state = step(params, grads, state)
+        values = {"value": loss(params)} if "value" in rule.needs else {}
+        params, state = step(params, grads, state, **values)
         yield backend.read(params, state)
 
 
 def functional(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
     """The rule's own step."""
     params = tree_map(backend.to, workload.tree(workload.params))
-    step = compiled(backend, (rule, workload.shapes), rule.step)
+    step = compiled(backend, (rule, workload.shapes), given(rule, rule.step))
 
-    def noisy(params: Any, grads: Any, state: Any) -> Any:
-        return step(params, grads, state, noise=rule.noise(params, state))
+    def noisy(params: Any, grads: Any, state: Any, **values: Any) -> Any:
+        return step(params, grads, state, noise=rule.noise(params, state), **values)
 
     drawn_outside = backend.noise_as_input and rule.draws_noise
-    return _loop(backend, workload, params, rule.init(params), noisy if drawn_outside else step)
+    return _loop(backend, rule, workload, params, rule.init(params), noisy if drawn_outside else step)
 
 
 # -- NumPy -------------------------------------------------------------------------------------------------------
@@ -152,7 +177,8 @@ def _readonly_loop(backend: Backend, rule: sc.Rule, workload: Workload) -> Itera
     for inputs in workload.inputs:
         state = state_map(_readonly, state)
         grads = network.gradients(params, tree_map(_readonly, inputs)) if workload.is_network else workload.tree(inputs)
-        params, state = rule.step(tree_map(_readonly, params), tree_map(_readonly, grads), state)
+        params = tree_map(_readonly, params)
+        params, state = rule.step(params, tree_map(_readonly, grads), state, **extras(rule, params))
         yield backend.read(params, state)
 
 
@@ -168,17 +194,25 @@ def _cupy_loop(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[
     seen: list[Step] = []
 
     def grad_fn(params: Any, step: int) -> Any:
+        if params is not now[-1]:
+            return gradient_elsewhere(params)
         if workload.is_network:
             return network.gradients(params, tree_map(backend.to, workload.inputs[step]))
         return tree_map(backend.to, workload.tree(workload.inputs[step]))
 
+    def record(step: int, params: Any, state: Any) -> None:
+        now.append(params)
+        seen.append(backend.read(params, state))
+
     params = tree_map(backend.to, workload.tree(workload.params))
+    now = [params]
     signcore_cupy.run(
         rule,
         params,
         grad_fn,
         len(workload.inputs),
-        callback=lambda step, params, state: seen.append(backend.read(params, state)),
+        value_fn=lambda params, step: loss(params),
+        callback=record,
         progress=False,
     )
     return iter(seen)
@@ -258,19 +292,30 @@ def _torch_adapter(backend: Backend, rule: sc.Rule, workload: Workload) -> Itera
             grads = {leaf.path: leaf.value for leaf in flatten(found)}
         else:
             grads = {path: backend.to(g) for path, g in inputs.items()}
-        for path, p in leaves:
-            p.grad = grads[path]
-        optimizer.step()
+        calls: list[int] = []
+
+        def closure(grads: Any = grads, calls: list[int] = calls) -> Any:
+            for path, p in leaves:
+                p.grad = p.detach() * 0.5 if calls else grads[path]
+            calls.append(1)  # the first is at this step's parameters, the others elsewhere
+            return loss([p.detach() for _, p in leaves])
+
+        if rule.needs:
+            optimizer.step(closure)
+        else:
+            for path, p in leaves:
+                p.grad = grads[path]
+            optimizer.step()
         yield backend.read(tree, _torch_state(rule, optimizer, tree))
 
 
 def _torch_state(rule: sc.Rule, optimizer: Any, tree: Any) -> Any:
     """The optimizer's per-parameter state as the rule's own."""
     fields = {}
-    for name, mark in type(rule)._marks.items():
-        if mark.kind == "stream" and not rule.draws_noise:
+    for name in type(rule)._marks:
+        if name not in rule.kinds:
             fields[name] = None
-        elif mark.kind == "shared":
+        elif rule.kinds[name] in ("shared", "scalar"):
             fields[name] = next(iter(optimizer.state.values()))[name]
         else:
             fields[name] = tree_map(lambda p, name=name: optimizer.state[p][name], tree)
@@ -328,7 +373,7 @@ def _scan(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]
     def body(carry: Any, inputs: Any) -> Any:
         params, state = carry
         grads = network.gradients(params, inputs) if workload.is_network else inputs
-        carry = rule.step(params, grads, state)
+        carry = rule.step(params, grads, state, **extras(rule, params))
         return carry, carry
 
     params = tree_map(backend.to, workload.tree(workload.params))
@@ -353,12 +398,13 @@ def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step
 
     transform = signcore_optax.from_rule(rule)
 
-    def update(params: Any, grads: Any, state: Any) -> Any:
-        updates, state = transform.update(grads, state, params)
+    def update(params: Any, grads: Any, state: Any, **values: Any) -> Any:
+        updates, state = transform.update(grads, state, params, **extras(rule, params) | values)
         return optax.apply_updates(params, updates), state
 
     params = tree_map(backend.to, workload.tree(workload.params))
-    return _loop(backend, workload, params, transform.init(params), compiled(backend, (rule, workload.shapes), update))
+    step = compiled(backend, (rule, workload.shapes), update)
+    return _loop(backend, rule, workload, params, transform.init(params), step)
 
 
 def _no_gpu_in_jax() -> str | None:

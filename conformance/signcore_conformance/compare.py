@@ -15,7 +15,7 @@ from signcore.tree import flatten
 
 from . import golden, reference, words
 from .backends import Step
-from .workloads import Workload, make, mixed
+from .workloads import Workload, losses, make, mixed
 
 
 class Trace(NamedTuple):
@@ -52,7 +52,7 @@ def trace(workload: Workload, rule: sc.Rule) -> Iterator[Trace]:
         grads = inputs
         if workload.is_network:
             grads = reference.network(params, inputs)[0] | by_path(inputs["rest"])
-        params, state = model.step(params, grads, state)
+        params, state = model.step(params, grads, state, **losses(params, model.needs))
         yield Trace(params, state)
 
 
@@ -79,6 +79,10 @@ def compare(steps: Iterable[Step], traces: Iterable[Trace]) -> Outcome:
             if field == "step":
                 got["state/step"] = np.asarray(state.step)
                 want["state/step"] = np.asarray(value, dtype=np.int32)
+                continue
+            if not isinstance(value, dict):  # one for the whole state
+                got[f"state/{field}"] = np.asarray(getattr(state, field))
+                want[f"state/{field}"] = value
                 continue
             for path, leaf in by_path(getattr(state, field)).items():
                 got[f"state/{field}/{path}"] = leaf

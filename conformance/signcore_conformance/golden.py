@@ -41,8 +41,14 @@ def variants(rule: str) -> list[sc.Rule]:
 
 def reference(rule: sc.Rule) -> Reference:
     """The independent reference of a rule with its hyperparameters."""
-    kinds = {name: mark.kind for name, mark in type(rule)._marks.items()}
-    numbers = {name: float(value) for name, value in rule.numbers().items()}
+    held = load(rule.name)
+    numbers = {name: float(value) for name, value in rule.numbers().items() if value is not None}
     options = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if f.name not in numbers}
-    per_leaf = {name: kind for name, kind in kinds.items() if kind in ("element", "leaf")}
-    return Reference(load(rule.name)["formula"], per_leaf, numbers, options)
+    options |= {"draws_noise": rule.draws_noise, "grad_at": held.get("grad_at") if rule.needs >= {"grad_fn"} else None}
+    kinds = {
+        name: "leaf scalar" if kind == "leaf" and type(rule)._marks[name].kind == "scalar" else kind
+        for name, kind in rule.kinds.items()
+        if kind != "stream" and name != "step"
+    }
+    accept = held.get("accept")
+    return Reference(held["formula"], kinds, numbers, options, held.get("stages"), rule.scope, accept, rule.needs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Collection
 from typing import Any
 
 import mpmath
@@ -74,7 +75,7 @@ class Scalar:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Scalar:
-        return self._with(other, lambda a, b: a / b)
+        return self._with(other, _divide)
 
     def __neg__(self) -> Scalar:
         return Scalar(-self.value, self.dtype)
@@ -98,6 +99,13 @@ def _multiply(a: float, b: float) -> float:
         return math.copysign(math.inf, a) * math.copysign(1.0, b)
 
 
+def _divide(a: float, b: float) -> float:
+    try:
+        return a / b
+    except ZeroDivisionError:
+        return a * math.copysign(math.inf, b)
+
+
 def _value(x: Any, dtype: str) -> float:
     return x.value if isinstance(x, Scalar) else round_to(float(x), dtype)
 
@@ -117,7 +125,8 @@ class Tools:
 
     def functions(self) -> dict[str, Any]:
         """Name to function."""
-        names = ("flush", "sign", "decayed", "clamp", "where", "absolute", "sqrt", "arcsin4pi")
+        names = ("flush", "sign", "decayed", "clamp", "where", "absolute", "sqrt", "arcsin4pi", "stochastic_sign")
+        names += ("normal", "power", "minimum", "maximum", "isfinite")
         return {name: getattr(self, name) for name in names}
 
     def flush(self, x: Any) -> Any:
@@ -172,7 +181,53 @@ class Tools:
 
     def sqrt(self, x: Any) -> Any:
         """Square root, one rounding."""
-        return Scalar(math.sqrt(x.value), self.dtype) if isinstance(x, Scalar) else np.sqrt(x)
+        if isinstance(x, Scalar):
+            return Scalar(math.sqrt(x.value) if x.value >= 0.0 else math.nan, self.dtype)
+        return np.sqrt(x)
+
+    def minimum(self, x: Any, y: Any) -> Any:
+        """The smaller."""
+        return self.where(x < y, x, y)
+
+    def maximum(self, x: Any, y: Any) -> Any:
+        """The larger."""
+        return self.where(x > y, x, y)
+
+    def isfinite(self, x: Any) -> Any:
+        """Whether a number is neither infinite nor NaN."""
+        return math.isfinite(x.value) if isinstance(x, Scalar) else np.isfinite(x)
+
+    def power(self, n: int, c: Any) -> Any:
+        """``n**-c``, rounded once to float32; 0 below 2**-100."""
+        with mpmath.workprec(200):
+            exact = mpmath.mpf(n) ** -mpmath.mpf(_value(c, self.dtype))
+            with mpmath.workprec(24):
+                value = float(+exact)
+        value = 0.0 if value < 2.0**-100 else value
+        return Scalar(value, self.dtype) if isinstance(c, Scalar) else np.dtype(self.dtype).type(value)
+
+    def stochastic_sign(self, v: Any, scale: Any) -> Any:
+        """+1 where ``scale*a`` is below `v`, -1 elsewhere, for the uniform a of the words; 0 without a scale."""
+        if self.stop_at_sign:  # no ulp decides it
+            return v
+        tiny, least = FLUSH[self.dtype], {"float32": 2.0**-126, "float64": 2.0**-1022}[self.dtype]
+        a = ((np.asarray(self.noise) >> 8) - 2**23) * 2.0**-23
+        if isinstance(v, Scalar):
+            size = _value(scale, self.dtype)
+            if math.isnan(v.value) or not tiny <= size < math.inf:
+                return Scalar(0.0, self.dtype)
+            near = 0.0 if abs(v.value) < least else v.value
+            return Scalar(1.0 if round_to(size * float(a), self.dtype) < near else -1.0, self.dtype)
+        size = np.asarray(scale.value if isinstance(scale, Scalar) else scale).astype(v.dtype)
+        near = np.where(np.abs(v) < least, 0.0, v)
+        s = np.where(size * a.astype(v.dtype) < near, 1.0, -1.0)
+        return np.where(np.isnan(v) | ~((size >= tiny) & np.isfinite(size)), 0.0, s).astype(v.dtype)
+
+    def normal(self) -> Any:
+        """The standard normal number of the words, a float32 quantile."""
+        words = np.asarray(0 if self.stop_at_sign else self.noise) >> 8
+        found = _quantiles(words)
+        return Scalar(float(found), self.dtype) if found.ndim == 0 else found.astype(self.dtype)
 
     def arcsin4pi(self, x: Any) -> Any:
         """(4/pi) arcsin(x)."""
@@ -188,6 +243,23 @@ class Tools:
         for index in np.flatnonzero(low != high):
             result.flat[index] = _arcsin4pi_float32(float(x.flat[index]))
         return result
+
+
+def _quantiles(k: np.ndarray) -> np.ndarray:
+    """Normal quantiles of 24 bits, the top one the sign, rounded to float32; near a boundary mpmath decides."""
+    from scipy.special import ndtri
+
+    t = (2.0 * (k & 0x7FFFFF) + 1.0) * 2.0**-25
+    wide = np.asarray(-ndtri(t))
+    found = wide.astype(np.float32)
+    low, high = ((wide * (1.0 + side * 2.0**-44)).astype(np.float32) for side in (-1.0, 1.0))
+    for index in np.flatnonzero(low != high):
+        with mpmath.workprec(200):
+            x = 1 - 2 * mpmath.mpf(float(t.flat[index]))
+            exact = mpmath.sqrt(2) * mpmath.erfinv(x)
+            with mpmath.workprec(24):
+                found.flat[index] = float(+exact)
+    return np.asarray(np.where(k >> 23, -found, found))
 
 
 def _arcsin4pi_float32(x: float) -> float:
@@ -288,6 +360,55 @@ def _narrow(x: np.ndarray, dtype: Any, *, stored: bool) -> np.ndarray:
     return x.astype(dtype)
 
 
+class _Leaf:
+    """The names of one leaf while its formulas run: of each number by itself, or of whole arrays."""
+
+    def __init__(self, values: dict[str, Any], dtype: str, noise: Any, *, whole: bool = False) -> None:
+        self.dtype, self.shape, self.noise = dtype, values["p"].shape, noise
+        size = math.prod(self.shape)
+        self.whole = whole or size > SCALARS or size == 0
+        if self.whole:
+            self.scopes = [dict(values)]
+        else:
+            self.scopes = [
+                {
+                    name: Scalar(float(v.flat[i]), dtype) if isinstance(v, np.ndarray) else v
+                    for name, v in values.items()
+                }
+                for i in range(size)
+            ]
+
+    def give(self, values: dict[str, Any]) -> None:
+        """Make numbers known to the leaf, in its dtype; integers, booleans and texts stay as they are."""
+        for scope in self.scopes:
+            for name, value in values.items():
+                number = value.value if isinstance(value, Scalar) else value
+                if isinstance(number, float):
+                    scope[name] = np.dtype(self.dtype).type(number) if self.whole else Scalar(number, self.dtype)
+                else:
+                    scope[name] = number
+
+    def run(self, lines: list[tuple[str, Any]], *, stop_at_sign: bool = False) -> None:
+        """Run assignments."""
+        noise = None if self.noise is None else self.noise.reshape(-1)
+        for i, scope in enumerate(self.scopes):
+            mine = self.noise if self.whole or noise is None else noise[i]
+            scope |= {"__builtins__": {}} | Tools(self.dtype, mine, stop_at_sign=stop_at_sign).functions()
+            with np.errstate(all="ignore"):
+                for name, code in lines:
+                    scope[name] = eval(code, scope)
+
+    def value(self, name: str) -> Any:
+        """A value as an array of the leaf's shape; what is no float as it is."""
+        if self.whole:
+            found = self.scopes[0][name]
+            return np.broadcast_to(found, self.shape) if isinstance(found, (np.ndarray, np.floating)) else found
+        found = [scope[name] for scope in self.scopes]
+        if not isinstance(found[0], Scalar):
+            return found[0]
+        return np.asarray([v.value for v in found], dtype=self.dtype).reshape(self.shape)
+
+
 class Reference:
     """A rule by its formula: ``step(params, grads, state)`` on dicts of NumPy arrays by path.
 
@@ -296,30 +417,74 @@ class Reference:
     formula : list of str
         Assignments, in order; ``delta`` must be among them.
     state : dict
-        Name of each per-leaf state field to ``"element"`` or ``"leaf"``.
+        Name of each state field in use, but step and stream, to its kind: "element", "copy", "packed", "leaf" (an
+        integer), "leaf scalar", "scalar", "shared".
     numbers, options : dict
         Hyperparameters: rounded to the compute dtype, and as they are.
+    stages : list of dict
+        What is done before `formula`: assignments on each leaf (``"formula"``), numbers measured over each scope
+        (``"measure"``), assignments on those (``"scalars"``).
+    scope : str, optional
+        "global", "group" or "leaf": of the state's scalars, and of the stages that name no other.
+    accept : str, optional
+        Whether the step is made, of the losses `value` and `trial`.
+    needs : collection of str
+        What `step` must be given beside the gradients: "value", "value_fn", "grad_fn". Gradients are evaluated once
+        more, as `g_at`, at the field of the state that the option `grad_at` names.
     """
 
     def __init__(
-        self, formula: list[str], state: dict[str, str], numbers: dict[str, float], options: dict[str, Any]
+        self,
+        formula: list[str],
+        state: dict[str, str],
+        numbers: dict[str, float],
+        options: dict[str, Any],
+        stages: list[dict[str, Any]] | None = None,
+        scope: str | None = None,
+        accept: str | None = None,
+        needs: Collection[str] = (),
     ) -> None:
-        self.lines = [line.partition(" = ")[::2] for line in formula]
-        self.code = [(name, compile(text, text, "eval")) for name, text in self.lines]
+        self.needs = needs
+        self.lines = _compiled(formula)
+        self.stages = [
+            (
+                _compiled(stage.get("formula", [])),
+                {name: _measure(how) for name, how in stage.get("measure", {}).items()},
+                _compiled(stage.get("scalars", [])),
+                stage.get("scope"),
+            )
+            for stage in stages or []
+        ]
         self.fields, self.numbers, self.options = state, numbers, options
+        self.scope = scope or options.get("scope", "global")
+        self.accept = accept
+
+    def _named(self, *kinds: str) -> list[str]:
+        return [name for name, kind in self.fields.items() if kind in kinds]
 
     def init(self, params: dict[str, np.ndarray]) -> dict[str, Any]:
         """State before the first step."""
         state: dict[str, Any] = {"step": 0}
+        wide = _widest(params)
         for field, kind in self.fields.items():
-            state[field] = {
-                path: np.zeros(p.shape, self._state_dtype(p)) if kind == "element" else np.zeros((), np.int32)
-                for path, p in params.items()
-            }
-        if self.options.get("sign_zero") == "random":
+            if kind == "shared":
+                state[field] = np.zeros((), np.int32)
+            elif kind == "scalar":
+                groups = set(_scopes(self.scope, list(params)).values())
+                state[field] = np.zeros(() if self.scope == "global" else (len(groups),), wide)
+            else:
+                state[field] = {path: self._zeros(kind, p, wide) for path, p in params.items()}
+        if self.options.get("draws_noise"):
             seed = self.options.get("seed", 0)
             state["stream"] = {path: stream_key(seed, path).view(np.int32) for path in params}
         return state
+
+    def _zeros(self, kind: str, p: np.ndarray, wide: str) -> np.ndarray:
+        if kind == "packed":
+            return np.zeros(-(-p.size // 8), np.uint8)
+        if kind in ("leaf", "leaf scalar"):
+            return np.zeros((), np.int32 if kind == "leaf" else wide)
+        return np.zeros(p.shape, p.dtype if kind == "copy" else self._state_dtype(p))
 
     def _state_dtype(self, p: np.ndarray) -> Any:
         name = self.options.get("state_dtype") or compute_dtype(p.dtype.name)
@@ -330,94 +495,285 @@ class Reference:
         return np.dtype(name)
 
     def step(
-        self, params: dict[str, np.ndarray], grads: dict[str, np.ndarray], state: dict[str, Any]
+        self,
+        params: dict[str, np.ndarray],
+        grads: dict[str, np.ndarray],
+        state: dict[str, Any],
+        value: float = 0.0,
+        value_fn: Any = None,
+        grad_fn: Any = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """One step; a gradient that is missing leaves its leaf alone."""
-        wide = [_widen(g, g.dtype.name) for g in grads.values()]
-        if self.options.get("nonfinite") == "skip" and not all(np.isfinite(g).all() for g in wide):
+        skips = self.options.get("nonfinite") == "skip"
+        if skips and not all(np.isfinite(_widen(g, g.dtype.name)).all() for g in grads.values()):
+            return params, state
+        past = self.options.get("grad_at")
+        evaluated = {} if past is None else grad_fn(state[past])
+        leaves = {path: self._leaf(params[path], g, path, state, evaluated) for path, g in grads.items()}
+        scalars, finite = self._staged(params, leaves, state, value)
+        if skips and not finite:
             return params, state
         new_params, new_state = dict(params), {**state, "step": state["step"] + 1}
         for field in self.fields:
-            new_state[field] = dict(state[field])
-        for path, g in grads.items():
-            p = params[path]
-            old = {field: state[field][path] for field in self.fields}
-            new_params[path], new = self.leaf(p, g, old, self._noise(path, state["step"], g))
-            for field, value in new.items():
-                new_state[field][path] = value
+            if isinstance(state[field], dict):
+                new_state[field] = dict(state[field])
+        for path, leaf in leaves.items():
+            leaf.run(self.lines)
+            new_params[path] = self._moved(params[path], leaf)
+            for field, new in self._kept(params[path], leaf, scalars[path]).items():
+                new_state[field][path] = new
+        for field in self._named("scalar", "shared"):
+            new_state[field] = self._scalar(field, state[field], scalars, list(params))
+        if self.accept is not None:
+            trial = float(value_fn(new_params))
+            if not eval(self.accept, {"__builtins__": {}, "value": float(value), "trial": trial}):
+                new_params = dict(params)
         return new_params, new_state
 
+    def _leaf(
+        self,
+        p: np.ndarray,
+        g: np.ndarray,
+        path: str,
+        state: dict[str, Any],
+        evaluated: dict[str, np.ndarray] | None = None,
+        *,
+        whole: bool = False,
+    ) -> _Leaf:
+        """A leaf with everything that its formulas may name."""
+        dtype = compute_dtype(p.dtype.name)
+        values: dict[str, Any] = {"p": _widen(p, p.dtype.name), "g": _widen(g, p.dtype.name)}
+        if self.options.get("maximize"):
+            values["g"] = -values["g"]
+        for field in self._named("element", "copy"):
+            values[field] = state[field][path].astype(dtype)
+        for field in self._named("packed"):
+            values[field] = _unpacked(state[field][path], p).astype(dtype)
+        if evaluated:
+            values["g_at"] = _widen(evaluated[path], p.dtype.name)
+        leaf = _Leaf(values, dtype, self._noise(path, int(state["step"]), g), whole=whole)
+        leaf.give({name: float(value) for name, value in self.numbers.items()})
+        leaf.give(self.options | {"step": int(state["step"])})
+        leaf.give({field: int(state[field][path]) for field in self._named("leaf")})
+        leaf.give({field: int(state[field]) for field in self._named("shared")})
+        return leaf
+
     def _noise(self, path: str, step: int, g: np.ndarray) -> np.ndarray | None:
-        if self.options.get("sign_zero") != "random":
+        if not self.options.get("draws_noise"):
             return None
         return noise_words(self.options.get("seed", 0), path, step, g.size).astype(np.int64).reshape(g.shape)
 
-    def leaf(self, p: np.ndarray, g: np.ndarray, old: dict[str, Any], noise: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """The formula on one leaf: new parameters and new state."""
+    def _staged(
+        self, params: dict[str, np.ndarray], leaves: dict[str, _Leaf], state: dict[str, Any], value: float
+    ) -> tuple[dict[str, dict[str, Any]], bool]:
+        """Every leaf's scalars after all stages, and whether all that was measured is finite."""
+        wide = _widest(params)
+        scalars: dict[str, dict[str, Any]] = {path: {} for path in params}
+        finite = math.isfinite(value)
+        for formula, measure, lines, own in self.stages:
+            for leaf in leaves.values():
+                leaf.run(formula)
+            scope = own or self.scope
+            whose = _scopes(scope, list(params))
+            for key in dict.fromkeys(whose.values()):
+                mine = [path for path in params if whose[path] == key]
+                names: dict[str, Any] = {name: Scalar(float(v), wide) for name, v in self.numbers.items()}
+                names |= self.options | {"step": int(state["step"]), "value": Scalar(flushed(value, wide), wide)}
+                if scope == self.scope:
+                    for field in self._named("shared"):
+                        names[field] = int(state[field])
+                    for field in self._named("scalar", "leaf scalar"):
+                        held = state[field][mine[0]] if isinstance(state[field], dict) else state[field]
+                        names[field] = Scalar(float(np.atleast_1d(held)[key if np.ndim(held) else 0]), wide)
+                names |= scalars[mine[0]]
+                names |= {"__builtins__": {}} | Tools(wide, None).functions()
+                for name, (kind, codes, condition) in measure.items():
+                    if condition is not None and not eval(condition, names):
+                        names[name] = Scalar(0.0, wide)
+                        continue
+                    parts = [self._parts(leaves[path], codes) for path in mine if path in leaves]
+                    names[name] = Scalar(measured(kind, parts, wide), wide)
+                    finite = finite and math.isfinite(names[name].value)
+                for name, code in lines:
+                    names[name] = eval(code, names)
+                kept = {*measure, *(name for name, _ in lines)}
+                for path in mine:
+                    scalars[path] |= {name: names[name] for name in kept}
+                    if path in leaves:
+                        leaves[path].give(scalars[path])
+        return scalars, finite
+
+    def _parts(self, leaf: _Leaf, codes: list[Any]) -> list[np.ndarray]:
+        leaf.run([(f"_part{i}", code) for i, code in enumerate(codes)])
+        return [np.asarray(leaf.value(f"_part{i}")).reshape(-1) for i in range(len(codes))]
+
+    def _moved(self, p: np.ndarray, leaf: _Leaf) -> np.ndarray:
+        delta = _narrow(np.asarray(leaf.value("delta")), p.dtype, stored=True)
         dtype = p.dtype.name
-        values = self.evaluate(p, g, old, noise)
-        delta = _narrow(values["delta"], p.dtype, stored=True)
-        new_p = _narrow(_widen(p, dtype) + _widen(delta, dtype), p.dtype, stored=False)
-        new = {}
+        with np.errstate(all="ignore"):
+            return _narrow(_widen(p, dtype) + _widen(delta, dtype), p.dtype, stored=False)
+
+    def _kept(self, p: np.ndarray, leaf: _Leaf, scalars: dict[str, Any]) -> dict[str, Any]:
+        """The leaf's fields of the next state."""
+        new: dict[str, Any] = {}
         for field, kind in self.fields.items():
             if kind == "element":
-                new[field] = _narrow(values[field], self._state_dtype(p), stored=True)
-            else:
-                new[field] = np.asarray(int(values[field]), np.int32)
-        return new_p, new
+                new[field] = _narrow(np.asarray(leaf.value(field)), self._state_dtype(p), stored=True)
+            elif kind == "copy":
+                new[field] = _narrow(np.asarray(leaf.value(field)), p.dtype, stored=False)
+            elif kind == "packed":
+                new[field] = _packed(np.asarray(leaf.value(field)))
+            elif kind == "leaf":
+                new[field] = np.asarray(int(leaf.value(field)), np.int32)
+            elif kind == "leaf scalar" and field in scalars:
+                new[field] = np.asarray(scalars[field].value, scalars[field].dtype)
+        return new
 
-    def evaluate(self, p: np.ndarray, g: np.ndarray, old: dict[str, Any], noise: Any) -> dict[str, Any]:
-        """All values of the formula, in the compute dtype, as arrays of the leaf's shape."""
-        dtype = compute_dtype(p.dtype.name)
-        wide = {"p": _widen(p, p.dtype.name), "g": _widen(g, p.dtype.name)}
-        if self.options.get("maximize"):
-            wide["g"] = -wide["g"]
-        wide |= {f: old[f].astype(wide["p"].dtype) for f, kind in self.fields.items() if kind == "element"}
-        flags = {f: int(old[f]) for f, kind in self.fields.items() if kind == "leaf"}
-        if p.size > SCALARS:
-            with np.errstate(all="ignore"):
-                return self._run(wide | flags, dtype, noise)
-        columns: dict[str, list[float]] = {}
-        last: dict[str, Any] = dict(flags)
-        for i in range(p.size):
-            one = {name: Scalar(float(value.flat[i]), dtype) for name, value in wide.items()}
-            last = self._run(one | flags, dtype, None if noise is None else noise.flat[i])
-            for name, value in last.items():
-                if isinstance(value, Scalar):
-                    columns.setdefault(name, []).append(value.value)
-        names = [name for name, _ in self.lines] + [f for f, kind in self.fields.items() if kind == "element"]
-        arrays = {n: np.asarray(columns.get(n, []), dtype=dtype).reshape(-1) for n in names}
-        arrays = {n: a.reshape(p.shape) for n, a in arrays.items() if a.size == p.size and n not in flags}
-        if p.size == 0:
-            last = self._run(wide | flags, dtype, noise)
-        return last | arrays
+    def _scalar(self, field: str, old: Any, scalars: dict[str, dict[str, Any]], paths: list[str]) -> Any:
+        whose = _scopes(self.scope, paths)
+        new = np.array(old)
+        for path in paths:
+            if field in scalars[path]:
+                value = scalars[path][field]
+                number = value.value if isinstance(value, Scalar) else value
+                if self.fields[field] == "shared" or self.scope == "global":
+                    new[()] = number
+                else:
+                    new[whose[path]] = number
+        return new
 
-    def argument(self, p: np.ndarray, g: np.ndarray, old: dict[str, Any]) -> np.ndarray | None:
-        """What the first `sign` of the formula is given, None for a rule without one."""
-        dtype = compute_dtype(p.dtype.name)
-        wide = {"p": _widen(p, p.dtype.name), "g": _widen(g, p.dtype.name)}
-        if self.options.get("maximize"):
-            wide["g"] = -wide["g"]
-        values: dict[str, Any] = dict(wide)
-        for field, kind in self.fields.items():
-            values[field] = old[field].astype(dtype) if kind == "element" else int(old[field])
+    def argument(self, p: np.ndarray, g: np.ndarray, path: str, state: dict[str, Any]) -> np.ndarray | None:
+        """What the first `sign` of the formula is given, None for a rule without one that depends on its leaf alone."""
+        leaf = self._leaf(p, g, path, state, whole=True)
         try:
-            with np.errstate(all="ignore"):
-                self._run(values, dtype, None, stop_at_sign=True)
+            for formula, *_ in self.stages:
+                leaf.run(formula, stop_at_sign=True)
+            leaf.run(self.lines, stop_at_sign=True)
         except _Signed as found:
-            return np.asarray(found.args[0])
+            return np.broadcast_to(np.asarray(found.args[0]), p.shape)
+        except NameError:  # a scalar of the whole tree comes first
+            return None
         return None
 
-    def _run(self, values: dict[str, Any], dtype: str, noise: Any, *, stop_at_sign: bool = False) -> dict[str, Any]:
-        tools = Tools(dtype, noise, stop_at_sign=stop_at_sign)
-        scalar = isinstance(values["p"], Scalar)
-        kind = (lambda v: Scalar(v, dtype)) if scalar else np.dtype(dtype).type
-        scope = dict(values) | {name: kind(v) for name, v in self.numbers.items()} | self.options
-        scope |= {"__builtins__": {}} | tools.functions()
-        for name, code in self.code:
-            scope[name] = eval(code, scope)
-        names = {name for name, _ in self.lines} | set(self.fields)
-        return {name: scope[name] for name in names}
+
+def _compiled(lines: list[str]) -> list[tuple[str, Any]]:
+    pairs = [line.partition(" = ")[::2] for line in lines]
+    return [(name, compile(text, text, "eval")) for name, text in pairs]
+
+
+def _measure(how: Any) -> tuple[str, list[Any], Any]:
+    """(kind, compiled expressions, condition) of a measured number."""
+    if isinstance(how, list):
+        how = {"kind": how[0], "of": how[1:]}
+    condition = compile(how["if"], how["if"], "eval") if "if" in how else None
+    return how["kind"], [compile(text, text, "eval") for text in how["of"] or ["p"]], condition
+
+
+def _widest(params: dict[str, np.ndarray]) -> str:
+    return "float64" if any(p.dtype.name == "float64" for p in params.values()) else "float32"
+
+
+def _scopes(scope: str, paths: list[str]) -> dict[str, int]:
+    """Each path's scope, by number: in the order of the sorted paths."""
+    paths = sorted(paths)
+    if scope == "global":
+        return dict.fromkeys(paths, 0)
+    if scope == "leaf":
+        return {path: i for i, path in enumerate(paths)}
+    groups: dict[str, int] = {}
+    return {path: groups.setdefault(path.rpartition("/")[0], len(groups)) for path in paths}
+
+
+def _packed(s: np.ndarray) -> np.ndarray:
+    """Bit k of byte i is whether coordinate ``k*bytes + i`` is positive."""
+    flat = (s.reshape(-1) > 0).astype(np.uint8)
+    count = -(-flat.size // 8)
+    planes = np.concatenate([flat, np.zeros(8 * count - flat.size, np.uint8)]).reshape(8, count)
+    return np.asarray(sum((planes[k] << k for k in range(8)), np.zeros(count, np.uint8)), np.uint8)
+
+
+def _unpacked(packed: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """+1 where a bit is set, else -1."""
+    planes = np.stack([(packed >> k) & 1 for k in range(8)]).reshape(-1)[: like.size]
+    return np.where(planes > 0, 1.0, -1.0).reshape(like.shape)
+
+
+# -- exact sums ------------------------------------------------------------------------------------------------
+
+
+def flushed(x: float, dtype: str) -> float:
+    """A number as a sum takes it: rounded to the dtype, 0 below its threshold."""
+    x = round_to(x, dtype)
+    return 0.0 if abs(x) < FLUSH[dtype] else x
+
+
+def measured(kind: str, parts: list[list[np.ndarray]], dtype: str) -> float:
+    """A number measured over some leaves: the exact real number, rounded once."""
+    if kind == "count":
+        return round_to(float(sum(part[0].size for part in parts)), dtype)
+    if kind == "top":
+        numbers = [np.max(part[0]) for part in parts if part[0].size]
+        return math.nan if any(np.isnan(x) for x in numbers) else float(max(numbers, default=-np.inf))
+    columns = [[np.where(np.abs(x) < FLUSH[x.dtype.name], 0.0, x) for x in part] for part in parts]
+    if kind == "norm_inf":
+        sizes = [np.max(np.abs(part[0])) for part in columns if part[0].size]
+        return math.nan if any(np.isnan(x) for x in sizes) else float(max(sizes, default=0.0))
+    terms: list[float] = []
+    with np.errstate(all="ignore"):
+        for part in columns:
+            x = part[0].astype(np.float64)
+            if kind in ("sum", "norm1"):
+                terms += (np.abs(x) if kind == "norm1" else x).tolist()
+            else:
+                terms += _products(x, (part[1] if kind == "dot" else part[0]).astype(np.float64), dtype)
+    return _rounded_sum(terms, dtype, root=kind == "norm2")
+
+
+def _products(x: np.ndarray, y: np.ndarray, dtype: str) -> list[float]:
+    """Exact products as sums of floats."""
+    product = x * y
+    if dtype == "float32":
+        return list(product.tolist())
+    product = np.where(np.abs(product) < FLUSH["float64"], 0.0, product)
+    split = 2.0**27 + 1.0
+    high_x, high_y = (v * split - (v * split - v) for v in (x, y))
+    low_x, low_y = x - high_x, y - high_y
+    error = ((high_x * high_y - product) + high_x * low_y + low_x * high_y) + low_x * low_y
+    error = np.where((product == 0.0) | ~np.isfinite(error), 0.0, error)
+    return list(product.tolist() + error.tolist())
+
+
+def _rounded_sum(terms: list[float], dtype: str, *, root: bool) -> float:
+    special = [t for t in terms if not math.isfinite(t)]
+    if special:
+        same = all(t == special[0] for t in special)
+        return special[0] if same else math.nan
+    try:
+        total = math.fsum(terms)
+    except OverflowError:
+        return math.inf
+    rest = math.fsum([*terms, -total])
+    least = {"float32": 2.0**-126, "float64": 2.0**-1022}[dtype]
+    if root and dtype == "float32":
+        with mpmath.workprec(300):
+            exact = mpmath.sqrt(mpmath.mpf(total) + mpmath.mpf(rest))
+            with mpmath.workprec(24):
+                value = round_to(float(+exact), dtype)
+    else:
+        value = math.sqrt(total) if root else _nearest(total, rest, dtype)
+    return value if abs(value) >= least else 0.0
+
+
+def _nearest(total: float, rest: float, dtype: str) -> float:
+    """``total + rest`` rounded once, where `total` is its nearest float64."""
+    if dtype == "float64" or rest == 0.0:
+        return round_to(total, dtype)
+    below, above = round_to(total, dtype), total
+    spacing = np.nextafter(np.float32(below), np.float32(math.copysign(math.inf, total - below or rest)))
+    middle = (float(below) + float(spacing)) / 2.0
+    if total == middle:  # a tie of float32 that the rest decides
+        above = math.nextafter(total, math.copysign(math.inf, rest))
+    return round_to(above, dtype)
 
 
 # -- the digits network ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ tree is one weight matrix and the small leaves.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Collection
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import signcore as sc
 from signcore.tree import flatten, unflatten
 
 from . import golden, network, words
-from .reference import Reference
+from .reference import Reference, compute_dtype, measured
 
 NAMES = ("random", "near-ties", "hostile", "recorded", "digits")
 QUICK_NAMES = NAMES[:-1]  # compiling the network takes as long as compiling the rules; the demo trains it too
@@ -106,7 +107,7 @@ def near_ties(dtype: str, large: int, reference: Reference) -> Workload:
             total += g.size
             if k % 2 == 0 or g.size == 0:
                 continue
-            old = {field: state[field][path] for field in reference.fields}
+            old = path, state
             found = _boundary(reference, p[path], g, old)
             if found is None:
                 continue
@@ -118,13 +119,30 @@ def near_ties(dtype: str, large: int, reference: Reference) -> Workload:
             grads[path] = np.where(chosen, shifted.reshape(g.shape), g)
             near += int(_is_near(reference, p[path], grads[path], old).sum())
         inputs.append(grads)
-        p, state = reference.step(p, grads, state)
+        p, state = reference.step(p, grads, state, **losses(p, reference.needs))
     return Workload("near-ties", params, inputs, near / total if signs else None)
+
+
+def losses(params: Arrays, needs: Collection[str]) -> dict[str, Any]:
+    """What a rule needs beside gradients, computed by the reference; a backend's own are `extras` of the backends."""
+    every = {"value": lambda: loss(params), "value_fn": lambda: loss, "grad_fn": lambda: gradient_elsewhere}
+    return {name: every[name]() for name in needs}
+
+
+def loss(params: Arrays) -> float:
+    """The suite's loss: the l1 norm of all parameters."""
+    wide = [p.astype(compute_dtype(p.dtype.name)).reshape(-1) for p in params.values()]
+    return measured("norm1", [[p] for p in wide], max((p.dtype.name for p in wide), default="float32"))
+
+
+def gradient_elsewhere(params: Arrays) -> Arrays:
+    """The suite's gradients at other parameters: half of them, which is exact."""
+    return {path: (p.astype(np.float64) * 0.5).astype(p.dtype) for path, p in params.items()}
 
 
 def _positive(reference: Reference, p: np.ndarray, order: np.ndarray, like: np.ndarray, old: Any) -> Any:
     g = words.from_ordered(order, like.dtype).reshape(like.shape)
-    argument = reference.argument(p, g, old)
+    argument = reference.argument(p, g, *old)
     return None if argument is None else (argument > 0).reshape(-1)
 
 

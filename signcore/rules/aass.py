@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from ..fields import Hyper, Number, number, option
 from ..marks import PerElement, Shared, Stream, Vote
-from ..ops import arcsin4pi, clamp, complement, descent, ema, product, quotient, rounded, sign, sqrt, where
-from ..rule import Rule
+from ..ops import arcsin4pi, clamp, complement, descent, ema, product, quotient, rounded, sqrt, where
+from ..voting import SignRule
 
 
 class AASSMessage(NamedTuple):
@@ -22,7 +22,7 @@ class AASSState(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AASS(Rule):
+class AASS(SignRule):
     """Normalization-then-Momentum: the average of signs, answered linearly or by an arcsine.
 
     ::
@@ -52,8 +52,8 @@ class AASS(Rule):
         Decoupled, at least 0; the author has none.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
         What sign(0) is. "plus" lets units without gradient drift.
-    seed : int, default 0
-        Of the coins of ``sign_zero="random"``.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
 
@@ -84,22 +84,16 @@ class AASS(Rule):
     eps: Number = number(1e-6, below=1e-2)
     response: str = option("arcsine", ("arcsine", "linear"))
     variance: str = option("current", ("current", "lagged"))
-    sign_zero: str = option("zero", ("zero", "plus", "minus", "random"))
-    seed: int = 0
 
     State = AASSState
     Message = AASSMessage
-
-    @property
-    def draws_noise(self) -> bool:
-        return self.sign_zero == "random"
 
     def check(self) -> None:
         if self.response == "linear" and self.variance == "lagged":
             raise ValueError("`variance` is 'lagged' and `response` is 'linear', which has no variance; drop one")
 
-    def message_leaf(self, p: Any, g: Any, s: AASSState, h: Hyper, noise: Any) -> tuple[AASSMessage, AASSState]:
-        return AASSMessage(sign(g, self.sign_zero, noise)), s
+    def argument_leaf(self, p: Any, g: Any, s: AASSState, h: Hyper, noise: Any) -> tuple[Any, AASSState]:
+        return g, s
 
     def apply_leaf(self, p: Any, aggregate: AASSMessage, s: AASSState, h: Hyper) -> tuple[Any, AASSState]:
         m = ema(h.beta, s.m, aggregate.sign)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..fields import Hyper, Number, number, option
+from ..fields import Hyper, Number, number
 from ..marks import PerElement, Shared, Stream, Vote
-from ..ops import descent, ema, flush, sign
-from ..rule import Rule
+from ..ops import ema, flush
+from ..voting import SignRule
 
 
 class LionMessage(NamedTuple):
@@ -22,7 +22,7 @@ class LionState(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lion(Rule):
+class Lion(SignRule):
     """Sign of a fast average that is formed from a slow one.
 
     ::
@@ -43,8 +43,8 @@ class Lion(Rule):
         Decoupled, at least 0. With decay every coordinate ends within ``1/weight_decay`` of zero.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
         What sign(0) is; published code for the distributed form sends -1.
-    seed : int, default 0
-        Of the coins of ``sign_zero="random"``.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
 
@@ -73,20 +73,11 @@ class Lion(Rule):
     lr: Number = number(1e-4)
     beta1: Number = number(0.9, below=1.0)
     beta2: Number = number(0.99, below=1.0)
-    sign_zero: str = option("zero", ("zero", "plus", "minus", "random"))
-    seed: int = 0
 
     State = LionState
     Message = LionMessage
 
-    @property
-    def draws_noise(self) -> bool:
-        return self.sign_zero == "random"
-
-    def message_leaf(self, p: Any, g: Any, s: LionState, h: Hyper, noise: Any) -> tuple[LionMessage, LionState]:
+    def argument_leaf(self, p: Any, g: Any, s: LionState, h: Hyper, noise: Any) -> tuple[Any, LionState]:
         g = flush(g)
         c = ema(h.beta1, s.m, g)
-        return LionMessage(sign(c, self.sign_zero, noise)), s._replace(m=ema(h.beta2, s.m, g))
-
-    def apply_leaf(self, p: Any, aggregate: LionMessage, s: LionState, h: Hyper) -> tuple[Any, LionState]:
-        return descent(h.lr, aggregate.sign, h.weight_decay, p), s
+        return c, s._replace(m=ema(h.beta2, s.m, g))

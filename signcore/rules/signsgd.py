@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..fields import Hyper, Number, number, option
+from ..fields import Hyper, Number, number
 from ..marks import Shared, Stream, Vote
-from ..ops import descent, sign
-from ..rule import Rule
+from ..voting import SignRule
 
 
 class SignSGDMessage(NamedTuple):
@@ -21,7 +20,7 @@ class SignSGDState(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SignSGD(Rule):
+class SignSGD(SignRule):
     """signSGD, option 1 of Safaryan and Richtarik 2019 (arXiv 1905.12938, algorithm 1, equation 2).
 
     ::
@@ -38,8 +37,8 @@ class SignSGD(Rule):
         Decoupled, at least 0; no paper decays by default.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
         What sign(0) is. 0 is the papers' definition; "plus" is what one-bit packing does.
-    seed : int, default 0
-        Of the coins of ``sign_zero="random"``.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; there is no per-element state.
 
@@ -64,18 +63,9 @@ class SignSGD(Rule):
     """
 
     lr: Number = number(1e-3)
-    sign_zero: str = option("zero", ("zero", "plus", "minus", "random"))
-    seed: int = 0
 
     State = SignSGDState
     Message = SignSGDMessage
 
-    @property
-    def draws_noise(self) -> bool:
-        return self.sign_zero == "random"
-
-    def message_leaf(self, p: Any, g: Any, s: Any, h: Hyper, noise: Any) -> tuple[SignSGDMessage, Any]:
-        return SignSGDMessage(sign(g, self.sign_zero, noise)), s
-
-    def apply_leaf(self, p: Any, aggregate: SignSGDMessage, s: Any, h: Hyper) -> tuple[Any, Any]:
-        return descent(h.lr, aggregate.sign, h.weight_decay, p), s
+    def argument_leaf(self, p: Any, g: Any, s: SignSGDState, h: Hyper, noise: Any) -> tuple[Any, SignSGDState]:
+        return g, s

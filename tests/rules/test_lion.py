@@ -1,7 +1,9 @@
 """Lion: what is special about two averages. Oracles: the notes, section 12."""
 
 import numpy as np
+import optax
 import pytest
+import torch
 
 from signcore import ops
 from signcore.rules.lion import Lion, LionMessage
@@ -29,7 +31,7 @@ def test_with_equal_betas_it_is_signum(beta, sign_zero, same):
     lion = run(Lion(beta1=beta, beta2=beta, **options), grads=HOSTILE)
     signum = run(Signum(beta=beta, **options), grads=HOSTILE)
     same(lion[0], signum[0])
-    same(tuple(lion[1]), tuple(signum[1]))
+    same(lion[1]._asdict(), {name: getattr(signum[1], name) for name in lion[1]._fields})
 
 
 def test_the_first_step_is_signsgds(same):
@@ -87,6 +89,44 @@ def test_workers_keep_averages_of_their_own_gradients(same):
     same((delta, after), rule.delta(PARAMS, GRADS[0], rule.init(PARAMS)))
     _, voted = rule.apply(PARAMS, GRADS[0], LionMessage(-message.sign), state)
     same(voted.m, after.m)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_optax_lion_takes_the_same_steps(weight_decay, same):
+    # optax.lion 0.2.8, each operation rounded: to the bit where 1 - b1 and 1 - b2 are exact. For other betas optax
+    # forms them in double precision and rounds then.
+    tx = optax.lion(0.01, b1=0.75, b2=0.875, weight_decay=weight_decay)
+    rule = Lion(lr=0.01, beta1=0.75, beta2=0.875, weight_decay=weight_decay)
+    p, theirs, ours = PARAMS, tx.init(PARAMS), rule.init(PARAMS)
+    for g in GRADS:
+        update, theirs = tx.update(g, theirs, p)
+        delta, ours = rule.delta(p, g, ours)
+        same(np.asarray(update) + 0.0, delta)
+        same(np.asarray(theirs[0].mu), ours.m)
+        p = p + delta
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lion_pytorchs_published_formula(weight_decay, same):
+    # lion-pytorch, lion_pytorch.py, update_fn: p.mul_(1 - lr*wd); u = exp_avg.mul(b1).add(g, alpha=1 - b1).sign();
+    # p.add_(u, alpha=-lr); exp_avg.mul_(b2).add_(g, alpha=1 - b2). Without decay to the bit, where 1 - beta is a power
+    # of two, so that the fused multiply-adds round nothing else. With decay p is rounded once more there, because it
+    # shrinks before the step: the same real numbers.
+    lr, b1, b2 = 0.01, 0.75, 0.5
+    rule = Lion(lr=lr, beta1=b1, beta2=b2, weight_decay=weight_decay)
+    p, average, x, state = torch.tensor(PARAMS), torch.zeros(64), PARAMS, rule.init(PARAMS)
+    for g in GRADS:
+        gradient = torch.tensor(g)
+        p.mul_(1.0 - lr * weight_decay)
+        update = average.clone().mul_(b1).add(gradient, alpha=1.0 - b1).sign_()
+        p.add_(update, alpha=-lr)
+        average.mul_(b2).add_(gradient, alpha=1.0 - b2)
+        x, state = rule.step(x, g, state)
+        same(state.m, average)
+        if weight_decay:
+            assert np.abs(x - p.numpy()).max() < 1e-6
+        else:
+            same(x, p)
 
 
 class NewAverageFirst(Lion):

@@ -4,6 +4,7 @@ from fractions import Fraction
 from itertools import product
 
 import numpy as np
+import optax
 import pytest
 
 import signcore as sc
@@ -35,6 +36,16 @@ def test_decoupled_decay_is_inside_the_step_and_rounded_by_itself(same):
     for g in GRADS:
         p = p + -(lr * (np.sign(g) + wd * p))
     same(run(SignSGD(lr=0.01, weight_decay=0.3)), p)
+
+
+def test_optax_sign_sgd_takes_the_same_steps(same):
+    # optax.sign_sgd 0.2.8: jnp.sign, times -lr. It has no decay; -0.0 is where it leaves a zero gradient.
+    tx, rule = optax.sign_sgd(0.01), SignSGD(lr=0.01)
+    theirs, ours = tx.init(PARAMS), rule.init(PARAMS)
+    for g in GRADS:
+        update, theirs = tx.update(g, theirs, PARAMS)
+        delta, ours = rule.delta(PARAMS, g, ours)
+        same(np.asarray(update) + 0.0, delta)
 
 
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])

@@ -1,0 +1,116 @@
+"""Every rule's jitted step on JAX beside Signum's, scaled by the bytes that its arrays move; 4 M float32."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from timing import Contestant, race, start
+
+import signcore as sc
+
+SIZE, QUICK = 4_000_000, 40_000
+
+
+class Row(NamedTuple):
+    """A rule as it is raced, and what it is held to: a multiple of Signum's time, plus a multiple of another's."""
+
+    name: str
+    options: dict[str, Any]
+    beside: str | None = None  # "generator" or "norm1"
+    allowed: float = 1.15
+
+
+# A rule that is not listed runs with its defaults, held to the bytes alone.
+ROWS = {
+    "alias": [
+        Row("alias", {}, "norm1", 1.0),
+        Row("alias", {"update_gap": 10}, None, 2.0),
+    ],
+    "ssdm": [Row("ssdm", {}, "generator", 1.0)],
+    "dithered_signum": [Row("dithered_signum", {}, "generator", 1.0)],
+    "noisy_signsgd": [Row("noisy_signsgd", {}, "generator", 1.0)],
+    "stosignsgd": [Row("stosignsgd", {}, "generator", 1.0)],
+}
+FACTOR = 1.2  # of the generator's or the norm's time
+
+
+def moved(rule: sc.Rule) -> float:
+    """Bytes per parameter: params and state read and written, gradients read."""
+    state = 8.0 * sum(kind in ("element", "copy") for kind in rule.kinds.values())
+    return 12.0 + state + 0.25 * sum(kind == "packed" for kind in rule.kinds.values())
+
+
+def _step(rule: sc.Rule, size: int) -> Callable[[Any], object]:
+    params = jnp.asarray(np.random.default_rng(0).standard_normal(size, np.float32))
+    state = rule.init(params)
+    values = {"value": jnp.float32(10.0)} if "value" in rule.needs else {}
+
+    def advance(params: Any, state: Any, grads: Any, values: Any) -> Any:
+        return rule.step(params, grads, state, **values)
+
+    compiled = jax.jit(advance, donate_argnums=(0, 1))
+
+    def step(grads: Any) -> None:
+        nonlocal params, state
+        params, state = jax.block_until_ready(compiled(params, state, grads, values))
+
+    return step
+
+
+def _called(function: Callable[[Any], Any]) -> Callable[[Any], object]:
+    compiled = jax.jit(function)
+    return lambda grads: jax.block_until_ready(compiled(grads))
+
+
+def rows() -> Iterator[tuple[Row, sc.Rule]]:
+    """What is raced; a rule that calls back is not, because its time is the caller's."""
+    for name in sc.rules():
+        for row in ROWS.get(name, [Row(name, {})]):
+            rule = sc.rule(name, lr=1e-3, **row.options)
+            if not rule.needs & {"value_fn", "grad_fn"}:
+                yield row, rule
+
+
+def run(seconds: float, patience: float, quick: bool) -> Iterator[dict[str, Any]]:
+    """A message per rule: medians, and the ratio to what it is held to, formed inside the rounds."""
+    size = QUICK if quick else SIZE
+    grads = [jnp.asarray(np.random.default_rng(seed).standard_normal(size, np.float32)) for seed in (1, 2, 3)]
+    key = jax.random.key(0)
+    base = sc.rule("signum", lr=1e-3)
+    for row, rule in rows():
+        entered = [
+            Contestant("rule", "jit", True, _step(rule, size)),
+            Contestant("signum", "jit", False, _step(base, size)),
+            Contestant("generator", "jit", False, _called(lambda g: jax.random.bits(key, (size,)))),
+            Contestant("norm1", "jit", False, _called(sc.sums.norm1)),
+        ]
+        found = {each.label: each for each in start(entered, grads[0], patience)}
+        if set(found) != {each.label for each in entered}:
+            yield {"by_bytes": row.name, "options": row.options, "late": True}
+            continue
+        race(list(found.values()), grads, seconds)
+        scale = moved(rule) / moved(base) if row.allowed != 2.0 else 1.0
+        times = {label: each.times for label, each in found.items()}
+        bound = [
+            row.allowed * scale * s + (FACTOR * other if row.beside else 0.0)
+            for s, other in zip(times["signum"], times[row.beside or "norm1"], strict=True)
+        ]
+        ratios = [mine / most for mine, most in zip(times["rule"], bound, strict=True)]
+        yield {
+            "by_bytes": row.name,
+            "options": row.options,
+            "bytes": moved(rule),
+            "bound": _text(row, scale),
+            "medians": {label: statistics.median(each) for label, each in times.items()},
+            "of_bound": statistics.quantiles(ratios, n=4, method="inclusive"),
+        }
+
+
+def _text(row: Row, scale: float) -> str:
+    base = f"{row.allowed:g} x {scale:g} x Signum"
+    return f"{base} + {FACTOR:g} x {row.beside}" if row.beside else base
