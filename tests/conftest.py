@@ -1,5 +1,6 @@
 """What the tests share: the libraries, and equality of words. Exact means bits; NaN is compared by class."""
 
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import array_api_strict
@@ -9,6 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+
+import signcore as sc
+from signcore.marks import marks
+from signcore.rule import Rule, classes
 
 INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 
@@ -122,6 +127,40 @@ def backend(request):
 def other(request):
     """Each library but NumPy, whose words it has to give."""
     return BACKENDS[request.param]
+
+
+def _features(name: str) -> set[str]:
+    """What an adapter may have to treat by itself: the kinds of fields in a rule's state, the hooks it defines."""
+    cls = classes()[name]
+    hooks = {hook for hook in vars(cls) if hasattr(Rule, hook) and not hook.startswith("_") and hook != "check"}
+    return {mark.kind for mark in marks(cls.State).values()} | hooks
+
+
+def _covering() -> list[str]:
+    chosen: list[str] = []
+    missing = set().union(*map(_features, sc.rules()))
+    while missing:
+        best = max(sc.rules(), key=lambda name: (len(missing & _features(name)), -len(fields(classes()[name]))))
+        chosen.append(best)
+        missing -= _features(best)
+    return chosen
+
+
+# Rules that have, between them, every kind of state field and every hook that any rule has. What an adapter does
+# around a step (wrappers, transforms, spellings, refusals) depends on nothing else of a rule, and each such test
+# compiles for a second or more. So it runs for these; that the bits are right is tested for every rule.
+REPRESENTATIVES = _covering()
+
+
+@pytest.fixture(params=REPRESENTATIVES)
+def representative(request):
+    """The name of each rule that stands for others in what does not depend on the arithmetic."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def representatives():
+    return REPRESENTATIVES
 
 
 @pytest.fixture(scope="session")

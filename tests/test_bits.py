@@ -18,7 +18,7 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.f
 LACKING = {"array-api-strict": {"float16", "bfloat16"}, "jax": {"float64"}}  # JAX without x64
 WORKERS = [*range(1, 10), 16, 17, 127]
 SIZES = [*range(71), 1000003]
-FEW_SIZES = [0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 1000003]  # for JAX, which compiles each
+FEW_SIZES = [0, 1, 7, 8, 9, 17, 65, 1000003]  # for JAX, which compiles each
 
 
 def planar(holds):
@@ -245,7 +245,7 @@ def packed_votes(signs):
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(data=st.data())
 def test_votes_on_bits_are_votes_on_signs(workers, data, libraries, same):
     size = data.draw(st.integers(0, 70))
@@ -255,7 +255,7 @@ def test_votes_on_bits_are_votes_on_signs(workers, data, libraries, same):
         same(votes(*map(libraries[name].array, arrays)), expected_votes(signs, coins[0]))
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("workers", [1, 2, 3, 6, 9, 17])  # of all lengths of a count from one bit to five
 def test_votes_under_jit(workers, same):
     # one size, because each compiles; many draws, because they do not
     for seed in range(20):

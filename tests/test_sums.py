@@ -179,11 +179,11 @@ def test_small_numbers_count_as_nothing_and_say_so():
 
 
 SPECIAL = [
-    ([np.inf, 1.0], np.inf),
-    ([-np.inf, 1.0], -np.inf),
-    ([np.inf, -np.inf], np.nan),
-    ([np.nan, np.inf], np.nan),
-    ([3e38, 3e38], np.inf),
+    ([np.inf, 1.0, 0.0], np.inf),  # all of one length, for JAX compiles each
+    ([-np.inf, 1.0, 0.0], -np.inf),
+    ([np.inf, -np.inf, 0.0], np.nan),
+    ([np.nan, np.inf, 0.0], np.nan),
+    ([3e38, 3e38, 0.0], np.inf),
     ([-3e38, -3e38, 3e38], -3e38),
 ]
 
@@ -273,11 +273,12 @@ def test_a_million_numbers_in_twenty_orders_and_any_pieces():
     whole = {kind: sums.partial(kind, *arguments(kind, x, x[::-1].copy())) for kind in KINDS}
     # fsum is the exact sum rounded to float64; rounding that again is right unless it is at the middle of two
     assert word(sums.finish("sum", whole["sum"])) == word(F32(exact))
-    assert word(sums.finish("sum", whole["sum"])) == word(truth("sum", x))
+    scaled = sum(int(math.ldexp(v, 130)) for v in x.tolist() if abs(v) >= 2.0**-100)  # as `truth`, in less time
+    assert word(sums.finish("sum", whole["sum"])) == word(nearest(Fraction(scaled, 2**130), F32))
     rng = np.random.default_rng(5)
-    for _ in range(20):
+    for k in range(20):
         order = rng.permutation(x.size)
-        for kind in KINDS:
+        for kind in KINDS if k < 4 else KINDS[k % 5 : k % 5 + 1]:  # every kind in seven orders or more
             shuffled = sums.partial(kind, *arguments(kind, x[order], x[::-1][order]))
             assert np.array_equal(shuffled, whole[kind]), kind
     for pieces in (1, 2, 3, 7, 64):
@@ -355,8 +356,13 @@ def test_carries_keep_the_number(numbers):
 SIZES = (1, 1000, windows.ROW, windows.ROW + 1, 3 * windows.ROW - 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", SIZES)
+# How a vector is cut does not depend on the kind, so all sizes are cut for the one that takes two vectors.
+CUT = [("dot", size) for size in SIZES] + [
+    (kind, SIZES[k % 2 * 3 + 1]) for k, kind in enumerate(KINDS) if kind != "dot"
+]
+
+
+@pytest.mark.parametrize(("kind", "size"), CUT)
 def test_every_library_gives_the_same_partial_and_the_same_number(kind, size, libraries, same):
     given = arguments(kind, spread(size, 40), spread(size, 40, seed=1))
     partial = sums.partial(kind, *given)
@@ -367,8 +373,13 @@ def test_every_library_gives_the_same_partial_and_the_same_number(kind, size, li
         theirs = [library.array(array) for array in given]
         same(sums.partial(kind, *theirs), partial)
         same(reduce(kind, *theirs), number)
-    same(jax.jit(functools.partial(sums.partial, kind))(*given), partial)
-    same(jax.jit(functools.partial(reduce, kind))(*given), number)
+
+    @jax.jit
+    def both(*given):
+        partial = sums.partial(kind, *given)
+        return partial, sums.finish(kind, partial)
+
+    same(both(*given), (partial, number))
 
 
 @pytest.mark.parametrize("kind", ["sum", "norm1", "norm2", "dot"])  # a maximum has one route

@@ -142,7 +142,7 @@ def test_a_pack_that_fails_is_halved_until_the_program_is_found() -> None:
 
 
 def test_a_hundred_programs_give_the_same_words_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
-    status = main(["fuzz", "--programs", "100", "--compile", "5"])
+    status = main(["fuzz", "--programs", "100", "--compile", "2"])
     printed = capsys.readouterr().out
     assert status == 0, printed
     for row in fuzz.ROWS:
