@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from . import bits, checks
 from .dtypes import name_of
@@ -23,13 +24,13 @@ class Bounded(ParameterFree):
     Parameters
     ----------
     norm : {"agreement", "linf_d", "l1inf"}, default "agreement"
-        ``|g|_1 + |g_prev|_1`` over the largest displacement; n times the bound on the largest difference over it; or that
-        bound over the sum of the displacements.
+        ``|g|_1 + |g_prev|_1`` over the largest displacement; n times the bound on the largest difference over it; or
+        that bound over the sum of the displacements.
     """
 
     norm: str = option("agreement", tuple(_MEASURED))
 
-    PARTIALS = {
+    PARTIALS: ClassVar[Mapping[str, Partial]] = {
         **Rule.PARTIALS,
         "size": Partial("sum", "workers", "norm1"),
         "most": Partial("max", "workers", "top"),
@@ -41,11 +42,14 @@ class Bounded(ParameterFree):
     }
 
     def check(self) -> None:
+        """What a bit per sign and a bound allow."""
         super().check()
         if self.norm == "l1inf" and self.gamma_max is None:
             raise ValueError("`gamma_max` is None and `norm` is 'l1inf', whose rate has no bound; pass a gamma_max")
         if self.d0 is not None and self.sign_zero not in ("plus", "minus"):
-            raise ValueError(f"`sign_zero` is {self.sign_zero!r} and `d0` keeps a bit for a sign; pass 'plus' or 'minus'")
+            raise ValueError(
+                f"`sign_zero` is {self.sign_zero!r} and `d0` keeps a bit for a sign; pass 'plus' or 'minus'"
+            )
         if self.d0 is not None and not (checks.is_number(self.weight_decay) and self.weight_decay == 0):
             raise ValueError(f"`weight_decay` is {self.weight_decay!r} and `d0` is {self.d0!r}; pass one of the two")
 
@@ -61,6 +65,7 @@ class Bounded(ParameterFree):
         return {name: partial for name, partial in super().partials.items() if name not in other}
 
     def measure_leaf(self, p: Any, g: Any, s: Any, h: Hyper) -> dict[str, Any]:
+        """The gradient's size or extremes."""
         g = flush(g)
         found = {"size": g, "most": g, "least": -g, "count": g}
         if self.norm == "l1inf":
@@ -76,6 +81,7 @@ class Bounded(ParameterFree):
         return super().finish(partials, workers=workers)
 
     def ratio(self, found: dict[str, Any], s: Any) -> Any:
+        """The bound over the last displacement."""
         if self.norm == "agreement":
             bound = found["size"] + s.size
         else:
@@ -87,9 +93,11 @@ class Bounded(ParameterFree):
         return where(still, 0.0, quotient(bound, where(still, 1.0, s.moved)))
 
     def descended(self, found: dict[str, Any], s: Any) -> Any:
+        """``gamma_prev*<g, sign(g_prev)>``."""
         return flush(product(s.rate, found["inner"]))
 
     def advance(self, found: dict[str, Any], s: Any, h: Hyper) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The estimates, and what the next step must know of this one."""
         seen, new = super().advance(found, s, h)
         gamma = seen["gamma"]
         if self.norm == "agreement":

@@ -38,8 +38,8 @@ class Cautious(Base):
             raise ValueError(f"`min_mean` is {self.min_mean!r}; pass a number in (0, 1]: a mean may be 0")
         if super().settlements:
             raise ValueError(
-                f"`rule` is a {type(self).__name__} that measures {', '.join(super().settlements)} of its aggregate, and so "
-                f"must cautious, in the same round; use one without the other"
+                f"`rule` is a {type(self).__name__} that measures {', '.join(super().settlements)} of its aggregate, "
+                f"and so must cautious, in the same round; use one without the other"
             )
 
     @property

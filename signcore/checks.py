@@ -109,7 +109,7 @@ def distinct(argument: str, names: list[str], count: int) -> None:
 
 def scalars(rule: Any, given: dict[str, Any] | None) -> None:
     """A step that depends on scalars of the whole tree must be given them."""
-    missing = [name for name in rule.partials if (name if name != "nonfinite" else "finite") not in (given or {})]
+    missing = [name for name in rule._partials if (name if name != "nonfinite" else "finite") not in (given or {})]
     if missing:
         why = "nonfinite='skip' needs to know whether all gradients are finite"
         if missing != ["nonfinite"]:
@@ -150,8 +150,8 @@ def kept(name: str, value: Any, held: float) -> None:
     """A number that decides what a rule draws cannot be changed by a call; what is traced cannot be told."""
     if (is_number(value) or frameworks.is_on_host(value)) and float(value) != held:
         raise ValueError(
-            f"`{name}` is {float(value)!r} in `hyper`, and the rule was built with {name}={held:g}, which leaves out what "
-            f"another value needs; build another rule: rule.replace({name}=...)"
+            f"`{name}` is {float(value)!r} in `hyper`, and the rule was built with {name}={held:g}, which leaves out "
+            f"what another value needs; build another rule: rule.replace({name}=...)"
         )
 
 

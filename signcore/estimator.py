@@ -7,13 +7,15 @@ entry per scope, as in `signcore.Rule.advance`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from . import checks, frameworks, totals
 from .fields import Hyper, Number, number, option
 from .marks import Partial
-from .ops import compute_format, descent, flush, product, quotient, rounded, sqrt, where
+from .ieee import compute_format
+from .ops import descent, flush, product, quotient, rounded, sqrt, where
 from .rule import Rule
 from .tree import flatten, unflatten
 from .voting import SignRule
@@ -23,8 +25,9 @@ from .voting import SignRule
 class ParameterFree(SignRule):
     """Base of the rules whose rate is ``gamma = lr * min(gamma_max, sqrt(gap/eta))``.
 
-    ``eta`` is `l_inf0` plus the sum of all ratios of `ratio`. ``gap`` is ``f(x_0) - lower_bound`` (option II), or with `d0`
-    the largest of `d0` and the sums of `descended` (option I). The state has ``eta`` and ``gap``, or ``d`` and ``total``.
+    ``eta`` is `l_inf0` plus the sum of all ratios of `ratio`. ``gap`` is ``f(x_0) - lower_bound`` (option II), or with
+    `d0` the largest of `d0` and the sums of `descended` (option I). The state has ``eta`` and ``gap``, or ``d`` and
+    ``total``.
 
     Parameters
     ----------
@@ -47,6 +50,7 @@ class ParameterFree(SignRule):
     gamma_max: float | None = None
 
     def check(self) -> None:
+        """The numbers that may be None."""
         for name in ("d0", "gamma_max"):
             value = getattr(self, name)
             if value is not None and not checks.is_number(value):
@@ -82,6 +86,7 @@ class ParameterFree(SignRule):
         raise TypeError(f"{type(self).__name__} defines no descended")
 
     def advance(self, found: dict[str, Any], s: Any, h: Hyper) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The rate, and the estimates."""
         new = {"eta": where(s.eta == 0.0, h.l_inf0, s.eta) + self.ratio(found, s)}
         if self.d0 is not None:
             total = flush(s.total + self.descended(found, s))
@@ -109,8 +114,8 @@ def _refuse(first: Any, gap: Any, value: Any, lower_bound: Any) -> None:
         return
     bound = float(frameworks.on_host(lower_bound)) if hasattr(lower_bound, "dtype") else lower_bound
     raise ValueError(
-        f"`value`, the loss in the first step, is {float(frameworks.on_host(value)[0])!r} and `lower_bound` is {bound!r}; "
-        f"pass a `lower_bound` below every loss, or a `d0`, which needs none"
+        f"`value`, the loss in the first step, is {float(frameworks.on_host(value)[0])!r} and `lower_bound` is "
+        f"{bound!r}; pass a `lower_bound` below every loss, or a `d0`, which needs none"
     )
 
 
@@ -119,7 +124,7 @@ class TwoPoints(ParameterFree):
     """Base of those that keep the last gradient and parameters: ``ratio = |g - g_prev|_1 / |x_prev - p|_inf``.
 
     Of sums and norms over the scope, with the displacement as it was, after rounding and decay: one rounded and flushed
-    subtraction per coordinate. A step that moved nothing has no ratio. Several workers use the mean of their numerators.
+    subtraction per coordinate. A step that moved nothing has no ratio. Several workers use the mean of numerators.
 
     Parameters
     ----------
@@ -130,8 +135,8 @@ class TwoPoints(ParameterFree):
     warmup_lr : float or schedule, default 1e-3
         Rate of the warm-up; the scripts' lr.
     scope : {"global", "group", "leaf"}, default "global"
-        What has an ``eta``, a ``gap`` and a rate of its own: everything (the paper), each group (the published code), or
-        each array.
+        What has an ``eta``, a ``gap`` and a rate of its own: everything (the paper), each group (the published code),
+        or each array.
     sample : {"consecutive", "same"}, default "consecutive"
         Whether ``g_prev`` is the last gradient, of another sample (the published runs), or this step's sample at
         ``x_prev``, from `grad_fn` (the theory), so that noise that does not depend on the point cancels.
@@ -140,10 +145,10 @@ class TwoPoints(ParameterFree):
     update_gap: int = 1
     warmup_steps: int = 0
     warmup_lr: Number = number(1e-3)
-    scope: str = option("global", totals.SCOPES)  # type: ignore[assignment]
+    scope: str = option("global", totals.SCOPES)
     sample: str = option("consecutive", ("consecutive", "same"))
 
-    PARTIALS = {
+    PARTIALS: ClassVar[Mapping[str, Partial]] = {
         **Rule.PARTIALS,
         "change": Partial("sum", "workers", "norm1"),
         "moved": Partial("max", "shards", "norm_inf"),
@@ -152,13 +157,14 @@ class TwoPoints(ParameterFree):
     }
 
     def check(self) -> None:
+        """The counts must fit together."""
         super().check()
         checks.count("update_gap", self.update_gap, 1)
         checks.count("warmup_steps", self.warmup_steps, 0)
         if self.warmup_steps % self.update_gap:
             raise ValueError(
-                f"`warmup_steps` is {self.warmup_steps} and `update_gap` is {self.update_gap}, which does not divide it; "
-                f"pass {-(-self.warmup_steps // self.update_gap) * self.update_gap} steps"
+                f"`warmup_steps` is {self.warmup_steps} and `update_gap` is {self.update_gap}, which does not divide it;"
+                f" pass {-(-self.warmup_steps // self.update_gap) * self.update_gap} steps"
             )
 
     def unused(self) -> set[str]:
@@ -168,7 +174,8 @@ class TwoPoints(ParameterFree):
     @property
     def needs(self) -> frozenset[str]:
         """The theory's form evaluates gradients."""
-        return super().needs | ({"grad_fn"} if self.sample == "same" else set())
+        loss = frozenset() if self.d0 is not None else frozenset({"value"})
+        return loss | frozenset({"grad_fn"}) if self.sample == "same" else loss
 
     def due(self, state: Any) -> Any:
         """Every `update_gap` steps, after the warm-up."""
@@ -177,7 +184,7 @@ class TwoPoints(ParameterFree):
         return frameworks.known((state.step >= self.warmup_steps) & (state.step % self.update_gap == 0))
 
     def evaluated(self, params: Any, state: Any, grad_fn: Any) -> dict[str, Any]:
-        """This sample's gradients at the last point; a leaf that never had a gradient stays where it is."""
+        """Gradients of this sample at the last point; a leaf that never had a gradient stays where it is."""
         if self.sample != "same":
             return {}
         leaves = flatten(params)
@@ -188,7 +195,9 @@ class TwoPoints(ParameterFree):
         ]
         grads = grad_fn(unflatten(params, points))
         found = flatten(grads)
-        checks.same_structure("grad_fn(params)", [leaf.path for leaf in found], "params", [leaf.path for leaf in leaves])
+        checks.same_structure(
+            "grad_fn(params)", [leaf.path for leaf in found], "params", [leaf.path for leaf in leaves]
+        )
         for g, p in zip(found, leaves, strict=True):
             if g.value is not None and p.value is not None:
                 checks.same_shape("grad_fn(params)", g, "params", p)
@@ -204,13 +213,16 @@ class TwoPoints(ParameterFree):
         return {"change": change, "moved": moved, "inner": (g, moved)}
 
     def ratio(self, found: dict[str, Any], s: Any) -> Any:
+        """The difference of gradients over the displacement."""
         still = found["moved"] == 0.0
         return where(still, 0.0, quotient(found["change"], where(still, 1.0, found["moved"])))
 
     def descended(self, found: dict[str, Any], s: Any) -> Any:
+        """``<g, x_prev - p>``."""
         return found["inner"]
 
     def advance(self, found: dict[str, Any], s: Any, h: Hyper) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Likewise, with the warm-up and the gaps."""
         # In a step that is not due all numbers are 0, which changes no estimate.
         seen, new = super().advance(found, s, h)
         gamma = where(s.step < self.warmup_steps, h.warmup_lr, seen["gamma"])

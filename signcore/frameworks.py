@@ -13,6 +13,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from . import opaque
 from .dtypes import name_of
 
 # Looked up once per array type. Not for torch: torch.compile guards on every dict that it reads, so a table
@@ -58,6 +59,7 @@ def _torch_namespace() -> Any:
         import array_api_compat.torch
 
         _TORCH = array_api_compat.torch
+        opaque.register()
     return _TORCH
 
 

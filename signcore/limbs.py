@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import frameworks
+from . import frameworks, opaque
 from .dtypes import FORMATS
 from .ieee import product, sqrt
 
@@ -109,6 +109,17 @@ def rounded(partial: Any, *, root: bool = False) -> Any:
         The number rounded once, to nearest even. Below the smallest normal number it is 0, above the largest
         infinity; what was no number gives NaN or an infinity as in a floating-point sum.
     """
+    return _rounded(partial, root)
+
+
+@opaque.operation(
+    "rounded",
+    "(Tensor partial, bool root) -> Tensor",
+    lambda partial, root: partial.new_empty(
+        partial.shape[:-1], dtype=frameworks.dtype(frameworks.namespace(partial), layout_of(partial).compute)
+    ),
+)
+def _rounded(partial: Any, root: bool) -> Any:
     xp = frameworks.namespace(partial)
     layout = layout_of(partial)
     fmt = FORMATS[layout.compute]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, frameworks
+from . import checks, frameworks, opaque
 from .dtypes import name_of
 from .normal import normal
 from .sampling import bernoulli, stochastic_round, stochastic_sign, uniform
@@ -139,6 +139,15 @@ def words(key: Any, step: Any, size: int, start: int = 0) -> Any:
     """
     step = _check(key, step)
     size, start = _index("size", size), _index("start", start)
+    return _drawn(key, step, size, start)
+
+
+@opaque.operation(
+    "words",
+    "(Tensor key, Tensor step, int size, int start) -> Tensor",
+    lambda key, step, size, start: key.new_empty(size),
+)
+def _drawn(key: Any, step: Any, size: int, start: int) -> Any:
     xp = frameworks.namespace(key)
     if frameworks.is_host(key) and frameworks.is_host(step):
         drawn = _written(frameworks.as_numpy(key), frameworks.as_numpy(step), size, start)

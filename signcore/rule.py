@@ -58,6 +58,8 @@ class Rule:
     # Set when a rule is built, so that a traced step looks up and computes nothing of a rule's own:
     _ranges: ClassVar[dict[str, checks.Range]]
     _constants: ClassVar[dict[str, dict[str, float]]]  # compute dtype to name to rounded value
+    _partials: ClassVar[dict[str, Partial]]
+    _draws: ClassVar[bool]
     kinds: ClassVar[dict[str, str]]  # field of the state in use to how it is laid out, see `Mark`
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -87,6 +89,9 @@ class Rule:
             if name not in self.unused()
         }
         object.__setattr__(self, "kinds", kinds)
+        # properties that may ask their class's base, which torch.compile cannot follow
+        object.__setattr__(self, "_partials", self.partials)
+        object.__setattr__(self, "_draws", self.draws_noise)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._key() == other._key()
@@ -319,13 +324,13 @@ class Rule:
         FloatingPointError
             ``nonfinite="raise"`` and a gradient holds inf or NaN.
         """
-        if not self.partials.keys() - {"nonfinite"}:
+        if not self._partials.keys() - {"nonfinite"}:
             return self._nonfinite(grads, state)
         return self._measured(Work(self, params, grads, state, None, hyper, None), value, grad_fn)
 
     def _measured(self, work: Work, value: Any, grad_fn: Any) -> dict[str, Any]:
         found = self._nonfinite(work.grad_tree, work.state)
-        names = {name: p for name, p in self.partials.items() if p.kind is not None and name != "value"}
+        names = {name: p for name, p in self._partials.items() if p.kind is not None and name != "value"}
         if names:
             if "grad_fn" in self.needs:
                 checks.given(self, "grad_fn", grad_fn)
@@ -334,7 +339,7 @@ class Rule:
                 return self.measure_leaf(p, g, s, h)
 
             found |= totals.measured(self, work, names, leaf, lambda: self.evaluated(work.params, work.state, grad_fn))
-        if "value" in self.partials:
+        if "value" in self._partials:
             if self.asks("value", work.state):
                 checks.given(self, "value", value)
             xp = frameworks.namespace(work.like)
@@ -387,7 +392,7 @@ class Rule:
             ``nonfinite="raise"`` and a scalar is inf or NaN.
         """
         checks.count("workers", workers, 1)
-        found = totals.finished({**self.partials, **self.settlements}, partials, workers)
+        found = totals.finished({**self._partials, **self.settlements}, partials, workers)
         if self.nonfinite == "propagate":
             return found
         finite = partials["nonfinite"] == 0 if "nonfinite" in partials else None
@@ -402,7 +407,7 @@ class Rule:
 
     def noise(self, params: Any, state: Any) -> Any:
         """The random words that the next step would draw, as a tree (None for a rule without noise)."""
-        if not self.draws_noise:
+        if not self._draws:
             return None
         keys = column_of(state.stream, params)
         return unflatten(

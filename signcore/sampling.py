@@ -184,7 +184,7 @@ def drawn(v: Any, scale: Any, words: Any) -> Any:
     Parameters
     ----------
     v : float32 or float64 array
-    scale : number or array of its dtype
+    scale : finite number, or array of its dtype
     words : int32 array of the shape of `v`
 
     Examples
@@ -195,7 +195,9 @@ def drawn(v: Any, scale: Any, words: Any) -> Any:
     ([1.0, 1.0], [0.5, -0.25])
     """
     s = stochastic_sign(v, scale, words)
-    return ops.where(s == 0.0, v + (scale - scale), s)
+    if not checks.is_number(scale):
+        v = ops.where(scale <= FORMATS[name_of(v.dtype)].largest, v, math.nan)
+    return ops.where(s == 0.0, v, s)
 
 
 def _bits_beside(argument: str, array: Any, words: Any) -> tuple[Any, Any]:

@@ -42,9 +42,9 @@ def sos(
 ) -> Found:
     """The constant rate at which ``lr = N(lr)/D(lr)`` over a run, within a factor of two (experimental).
 
-    ``D`` is the sum of ``|g_{t+1} - g_t|_1`` and ``N`` the largest sum of ``<g_{t+1}, x_t - x_{t+1}>`` along the run, or
-    ``f(x_0) - lower_bound``. Rates are squared in number of doublings until one is above its ``N/D``; then the bracket is
-    halved in the logarithm until it is a factor of two wide. Its lower end is returned.
+    ``D`` is the sum of ``|g_{t+1} - g_t|_1`` and ``N`` the largest sum of ``<g_{t+1}, x_t - x_{t+1}>`` along the
+    run, or ``f(x_0) - lower_bound``. Rates are squared in number of doublings until one is above its ``N/D``; then the
+    bracket is halved in the logarithm until it is a factor of two wide. Its lower end is returned.
 
     Parameters
     ----------
@@ -97,11 +97,15 @@ def sos(
     gap = None
     if lower_bound is not None:
         if value_fn is None:
-            raise TypeError(f"`value_fn` is missing and `lower_bound` is {lower_bound!r}; pass the loss, a function of params")
+            raise TypeError(
+                f"`value_fn` is missing and `lower_bound` is {lower_bound!r}; pass the loss, a function of params"
+            )
         first = float(value_fn(params))
         gap = first - lower_bound
         if not gap > 0.0:
-            raise ValueError(f"`value_fn(params)` is {first!r} and `lower_bound` is {lower_bound!r}; pass a smaller one")
+            raise ValueError(
+                f"`value_fn(params)` is {first!r} and `lower_bound` is {lower_bound!r}; pass a smaller one"
+            )
     used = rule("signsgd") if with_rule is None else with_rule
     runs = 0
 

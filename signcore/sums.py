@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import checks, frameworks, limbs, windows
+from . import checks, frameworks, limbs, opaque, windows
 from .dtypes import format_of, name_of
 from .tree import Leaf, flatten
 
@@ -194,7 +194,7 @@ def partial(kind: Kind, tree: Any, other: Any = None, *, compute: str | None = N
     if kind == "norm_inf":
         return _largest([x for x, _ in pairs], compute)
     layout = limbs.LAYOUTS[compute]
-    found = [_partial(kind, x, y, layout) for x, y in _together([pair for pair in pairs if pair[0].shape[0]])]
+    found = [_partial(x, y, kind, compute) for x, y in _together([pair for pair in pairs if pair[0].shape[0]])]
     if not found:
         nothing = limbs.of_integer(0, [False] * 3, layout)
         return frameworks.constant(xp, nothing, xp.int32, pairs[0][0]) if pairs else nothing
@@ -330,8 +330,13 @@ def _joined(vectors: list[Any]) -> Any:
     return vectors[0] if len(vectors) == 1 else frameworks.namespace(vectors[0]).concat(vectors)
 
 
-def _partial(kind: str, x: Any, y: Any, layout: limbs.Layout) -> Any:
-    xp = frameworks.namespace(x)
+@opaque.operation(
+    "partial",
+    "(Tensor x, Tensor? y, str kind, str compute) -> Tensor",
+    lambda x, y, kind, compute: x.new_empty(limbs.SHAPES[compute], dtype=frameworks.namespace(x).int32),
+)
+def _partial(x: Any, y: Any, kind: str, compute: str) -> Any:
+    xp, layout = frameworks.namespace(x), limbs.LAYOUTS[compute]
     here, there = frameworks.as_numpy(x), None if y is None else frameworks.as_numpy(y)
     if here is None or (y is not None and there is None):
         return windows.blindly(kind, x, y, layout)

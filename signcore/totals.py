@@ -153,7 +153,7 @@ def merge(rule: Rule, first: dict[str, Any], second: dict[str, Any], *, over: st
     """Partials of two shards, or of two workers (`over`), as those of both; what is not merged stays the first's."""
     merged = dict(first)
     for name, mine in first.items():
-        how = rule.partials[name]
+        how = rule._partials[name]
         if over == "workers" and how.over == "shards":
             continue
         xp = frameworks.namespace(mine)

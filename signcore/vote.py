@@ -196,7 +196,15 @@ def _in_order(stacked: Any) -> Any:
 
 
 def alone(wires: Mapping[str, Wire], message: Any) -> Any:
-    """The aggregate of one worker's message, of one leaf: what it sent, signs times their scale."""
+    """The aggregate of one worker's message, of one leaf: what it sent, signs times their scale.
+
+    Examples
+    --------
+    >>> from signcore.rules.signsgd import SignSGD
+    >>> message = SignSGD.Message(1.0)
+    >>> alone(SignSGD._wires, message) is message
+    True
+    """
     fields = {
         name: ops.product(getattr(message, name), message.scale)
         for name, wire in wires.items()
@@ -206,7 +214,14 @@ def alone(wires: Mapping[str, Wire], message: Any) -> Any:
 
 
 def alone_in_trees(wires: Mapping[str, Wire], message: Any, params: Any) -> Any:
-    """The same of the trees of a whole message."""
+    """The same of the trees of a whole message.
+
+    Examples
+    --------
+    >>> from signcore.rules.signsgd import SignSGD
+    >>> alone_in_trees(SignSGD._wires, SignSGD.Message({"w": 1.0}), {"w": 0.0})
+    SignSGDMessage(sign={'w': 1.0})
+    """
     fields: dict[str, Any] = {}
     for name, wire in wires.items():
         if wire.aggregate == "scaled":

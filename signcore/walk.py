@@ -249,7 +249,7 @@ class Work:
             if rule.kinds[name] in ("element", "copy")
         }
         whole = {name: value for name, value in leaf.state.items() if name not in formats}
-        draw = rule.draws_noise and (not leaf.extras or rule.applies_noise)
+        draw = rule._draws and (not leaf.extras or rule.applies_noise)
         last: dict[str, Any] = {}  # new per-leaf values: the same from every block
 
         def body(arrays: list[Any], start: int) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_a_rule_is_documented_with_its_formula_its_arguments_and_an_example(path
     doc = inspect.getdoc(rule)
     for section in ("Parameters\n----------", "Notes\n-----", "Raises\n------", "Examples\n--------"):
         assert section in doc, section
-    assert "delta = -(lr * (" in doc
+    assert re.search(r"delta += -\((lr|size) \* \(", doc)  # a rate, or a size of each coordinate, times a direction
     assert ">>> " in doc
     assert "Deviations" in doc
     parameters = doc.partition("Parameters\n---")[2].partition("\nNotes\n")[0]

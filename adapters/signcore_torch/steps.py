@@ -9,7 +9,7 @@ import torch
 
 from signcore import Rule
 
-from . import groups, noise
+from . import groups
 from .state import WHOLE
 
 Columns = Mapping[str, list[Any]]  # field of the state to its tensors, in the order of the parameters
@@ -48,8 +48,7 @@ def compute(
     old = joined(rule, columns)
     if torch.compiler.is_compiling():
         hyper = {name: groups.traced(group[name], device) for name in numbers}
-        words = noise.drawn(params, old.stream, old.step) if rule.draws_noise else None
-        new, after = rule.step(params, grads, old, hyper=hyper, noise=words, **inputs)
+        new, after = rule.step(params, grads, old, hyper=hyper, **inputs)
     else:
         hyper = {name: groups.number(name, group[name]) for name in numbers}
         try:

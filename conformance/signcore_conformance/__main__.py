@@ -17,7 +17,7 @@ from . import report
 from .backends import ALL, BACKENDS
 from .cells import Cell, Plan
 from .suite import Results, cells_expected, choose, execute
-from .workloads import LARGE, NAMES, QUICK_NAMES, SMALL
+from .workloads import LARGE, NAMES, QUICK_NAMES, SMALL, USUAL
 
 DEVICES = ("cupy", "torch-cuda", "torch-cuda-compile", "jax-cuda", "jax-cuda-jit")
 
@@ -58,7 +58,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         for value in values:
             checks.known(argument, value, known)
     workloads = options.workloads or (QUICK_NAMES if options.quick else NAMES)
-    large = SMALL if options.quick else LARGE
+    large = SMALL if options.quick else LARGE if options.full else USUAL
     rules, dtypes = tuple(options.rules), tuple(options.dtypes or ())
     return Plan(rules, dtypes, large, options.quick, options.full, tuple(workloads))
 

@@ -59,12 +59,13 @@ class Backend:
         Reason why the device is missing, or None.
     traced : bool
         Whether steps run under a trace, where nonfinite="raise" is an error.
-    noise_as_input : bool
-        Whether random words are drawn outside of the compiled step.
     main_variant_only : bool
         Whether only the first variant of a rule is run by default, because each compilation takes seconds.
-    quick_dtypes : tuple of str
-        Run with ``--quick``: one where each dtype costs compilations.
+    quick_dtypes, usual_dtypes : tuple of str
+        Run with ``--quick``, and without it or ``--full``: few where each dtype costs compilations. The mixed tree has
+        all of them.
+    rests : tuple of str
+        Workloads that only ``--full`` runs, because they would be compiled together with each rule.
     """
 
     name: str
@@ -77,9 +78,10 @@ class Backend:
     drive: Callable[..., Iterator[Step]] | None = None
     device: Callable[[], str | None] | None = None
     traced: bool = False
-    noise_as_input: bool = False
     main_variant_only: bool = False
     quick_dtypes: tuple[str, ...] = ("bfloat16", "float32")
+    usual_dtypes: tuple[str, ...] = ALL
+    rests: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
         """Why this backend cannot run here, None when it can."""
@@ -153,12 +155,7 @@ def functional(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[
     """The rule's own step."""
     params = tree_map(backend.to, workload.tree(workload.params))
     step = compiled(backend, (rule, workload.shapes), given(rule, rule.step))
-
-    def noisy(params: Any, grads: Any, state: Any, **values: Any) -> Any:
-        return step(params, grads, state, noise=rule.noise(params, state), **values)
-
-    drawn_outside = backend.noise_as_input and rule.draws_noise
-    return _loop(backend, rule, workload, params, rule.init(params), noisy if drawn_outside else step)
+    return _loop(backend, rule, workload, params, rule.init(params), step)
 
 
 # -- NumPy -------------------------------------------------------------------------------------------------------
@@ -443,14 +440,15 @@ _TORCH: dict[str, Any] = {"needs": ("torch",), "back": _torch_back}
 _CUDA: dict[str, Any] = _TORCH | {"to": _torch_to("cuda"), "device": _no_cuda_in_torch}
 _JAX: dict[str, Any] = {"needs": ("jax",), "to": _jax_to("cpu"), "back": _jax_back}
 _ONE: dict[str, Any] = {"quick_dtypes": ("float32",)}
-_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_ONE}  # options: see jax-jit
+_FEW: dict[str, Any] = {"usual_dtypes": ("bfloat16", "float32")}
+_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_ONE, **_FEW}  # see jax-jit
 _JAX_CUDA: dict[str, Any] = _JAX | {"to": _jax_to("gpu"), "device": _no_gpu_in_jax}
 _COMPILE: dict[str, Any] = {
     "wrap": _torch_compile,
     "traced": True,
-    "noise_as_input": True,
     "main_variant_only": True,
     "quick_dtypes": ("float32",),
+    **_FEW,
 }
 
 BACKENDS = (
@@ -463,7 +461,7 @@ BACKENDS = (
     Backend("torch-compile", "torch-compile", to=_torch_to("cpu"), **_TORCH, **_COMPILE),
     Backend("jax", "jax", **_JAX, **_ONE),
     Backend("jax-jit", "jax", wrap=_jit, traced=True, **_JAX),
-    Backend("jax-scan", "jax", drive=_scan, **_JAX, **_JITTED),
+    Backend("jax-scan", "jax", drive=_scan, rests=("digits",), **_JAX, **_JITTED),
     Backend("optax-adapter", "jax", drive=_optax, **(_JAX | _JITTED | {"needs": ("jax", "optax")})),
     Backend("cupy", "cupy", ("cupy",), _NO_BFLOAT16, _cupy_to, _cupy_back, device=_no_cuda_in_cupy),
     Backend("torch-cuda", "torch-cuda", **_CUDA),

@@ -31,8 +31,12 @@ class Plan(NamedTuple):
 
     def dtypes_of(self, backend: Backend) -> tuple[str, ...]:
         """In which dtypes a backend is run."""
-        chosen = self.dtypes or (backend.quick_dtypes if self.quick else ALL)
+        chosen = self.dtypes or (backend.quick_dtypes if self.quick else ALL if self.full else backend.usual_dtypes)
         return tuple(dtype for dtype in chosen if dtype in backend.dtypes)
+
+    def workloads_of(self, backend: Backend) -> tuple[str, ...]:
+        """Under which workloads."""
+        return tuple(name for name in self.workloads if self.full or name not in backend.rests)
 
     def mixes(self, backend: Backend) -> bool:
         """Whether a backend runs the mixed tree: not when it is run in one dtype alone."""
@@ -81,16 +85,20 @@ def tasks(name: str, dtype: str, plan: Plan) -> Iterator[Task]:
 def wanted(task: Task, backend: Backend, plan: Plan) -> bool:
     """Whether a backend runs a task.
 
-    Options cost a compilation each, so quick runs leave them out where steps are compiled, and where compiling
-    takes seconds they are run with ``--full``.
+    Options cost a compilation each: quick runs leave them out where steps are compiled, usual ones compile them in
+    float32 alone and not where compiling takes seconds; ``--full`` runs them all.
     """
     if task.dtype not in plan.dtypes_of(backend) or task.rule.state_dtype not in (None, *backend.dtypes):
+        return False
+    if task.workload not in plan.workloads_of(backend):
         return False
     if task.is_main or plan.full:
         return True
     if plan.quick:
         return task.variant == 0 and len(backend.quick_dtypes) > 1 and not backend.traced
-    return not backend.main_variant_only or (task.variant == 0 and task.dtype == "float32")
+    if backend.traced and task.dtype != "float32":
+        return False
+    return not backend.main_variant_only or task.variant == 0
 
 
 def run(backends: Iterable[Backend], plan: Plan, dtypes: tuple[str, ...]) -> Iterator[Cell]:

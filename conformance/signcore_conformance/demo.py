@@ -1,4 +1,4 @@
-"""The main job: train the digits network with every rule on every backend, and show that all bits agree.
+"""The main job: train the digits network with every rule (that needs no callback) on every backend: all bits agree.
 
 Forward, backward and update run on the backend itself; the SHA-256 of a trajectory covers all parameters and
 all state after every step. The losses of the picture are computed from those parameters.
@@ -41,6 +41,11 @@ class Run(NamedTuple):
     accuracy: float
     losses: list[float]
     seconds: float
+
+
+def shown() -> list[str]:
+    """The rules that are trained: all that need nothing beside gradients."""
+    return [name for name in sc.rules() if golden.load(name).get("demo") is not None]
 
 
 def demo_rule(name: str) -> sc.Rule:
@@ -110,8 +115,9 @@ def verdict(runs: list[Run], errors: list[str], rules: list[str], backends: list
         missing = {b.name for b in backends} - {r.backend for r in mine}
         if missing:
             problems.append(f"{rule}: no result from {', '.join(sorted(missing))}")
-        if any(r.accuracy < ACCURACY for r in mine):
-            problems.append(f"{rule}: test accuracy {min(r.accuracy for r in mine):.1%} is below {ACCURACY:.0%}")
+        least = golden.load(rule).get("demo_accuracy", ACCURACY)  # less for what 300 steps of one worker cannot reach
+        if any(r.accuracy < least for r in mine):
+            problems.append(f"{rule}: test accuracy {min(r.accuracy for r in mine):.1%} is below {least:.0%}")
     return problems
 
 
@@ -178,12 +184,12 @@ def _steps(text: str) -> int:
 def main(arguments: list[str]) -> int:
     """Exit status 1 when two backends differ, one fails, or a rule does not learn."""
     parser = argparse.ArgumentParser(prog="python -m signcore_conformance demo", description=__doc__)
-    parser.add_argument("--rule", action="append", choices=sc.rules(), help="default: every rule")
+    parser.add_argument("--rule", action="append", choices=shown(), help="default: every rule that needs no callback")
     parser.add_argument("--backend", action="append", choices=[b.name for b in BACKENDS], help="default: all here")
     parser.add_argument("--steps", type=_steps, default=STEPS)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of report.md and trajectories.png")
     options = parser.parse_args(arguments)
-    rules = options.rule or sc.rules()
+    rules = options.rule or shown()
     wanted = [b for b in BACKENDS if not options.backend or b.name in options.backend]
     not_run = {b.name: reason for b in wanted if (reason := b.missing()) is not None}
     backends = [b for b in wanted if b.name not in not_run]

@@ -39,6 +39,12 @@ def variants(rule: str) -> list[sc.Rule]:
     return [sc.rule(rule, **hyper) for hyper in load(rule)["variants"]]
 
 
+def plain() -> list[str]:
+    """Rules whose steps are elementwise, draw nothing and take nothing but gradients."""
+    rules = [sc.rule(name, lr=0.1) for name in sc.rules()]
+    return [r.name for r in rules if not (r.needs or r.partials or r.settlements or r.draws_noise)]
+
+
 def reference(rule: sc.Rule) -> Reference:
     """The independent reference of a rule with its hyperparameters."""
     held = load(rule.name)

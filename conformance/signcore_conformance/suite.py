@@ -33,7 +33,7 @@ class Results:
         for rule in self.plan.rules:
             for backend in self.backends:
                 dtypes = self.plan.dtypes_of(backend)
-                must = [(dtype, workload) for dtype in dtypes for workload in self.plan.workloads]
+                must = [(dtype, workload) for dtype in dtypes for workload in self.plan.workloads_of(backend)]
                 for dtype, workload in must + [("mixed", "mixed")] * self.plan.mixes(backend):
                     found = words.get((rule, backend.name, dtype, workload), 0)
                     if found < MINIMUM:

@@ -44,13 +44,13 @@ class ALIAS(TwoPoints):
     lr : float, array or schedule, default 1.0
         Factor of the rate, dimensionless; 1 is the paper, which has no learning rate.
     l_inf0 : float, default 100.0
-        First estimate of the smoothness, above 0; it stays in the sum, as in the authors' code, whose scripts take 100. Too
-        large, the first steps are too small; a tenth of it makes them sqrt(10) times longer, until the ratios dominate.
+        First estimate of the smoothness, above 0; it stays in the sum, as in the authors' code, whose scripts take 100.
+        Too large, the first steps are too small; a tenth of it makes them sqrt(10) times longer, until the ratios dominate.
     lower_bound : float, default 0.0
         Of option II, below the loss of the first step, which `value=` passes; 0 in all scripts.
     d0 : float, optional
-        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss. Too small, many steps are lost until
-        d has grown. None, the scripts' choice, is option II, which also is the better one under noise.
+        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss. Too small, many steps are lost
+        until d has grown. None, the scripts' choice, is option II, which also is the better one under noise.
     gamma_max : float, optional
         Ceiling of the rate before `lr`, above 0. None is the paper; the code hides a ceiling of 1e-3.
     update_gap : int, default 1
@@ -63,8 +63,8 @@ class ALIAS(TwoPoints):
     scope : {"global", "group", "leaf"}, default "global"
         What has a rate of its own; the paper has one, the code one per group.
     sample : {"consecutive", "same"}, default "consecutive"
-        Whether g_prev is the last gradient, of another sample (the published runs), or this sample at x_prev (the theory),
-        from `grad_fn=`.
+        Whether g_prev is the last gradient, of another sample (the published runs), or this sample at x_prev (the
+        theory), from `grad_fn=`.
     weight_decay : float, default 0.0
         Decoupled, at the rate found, at least 0.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
@@ -76,8 +76,8 @@ class ALIAS(TwoPoints):
 
     Notes
     -----
-    For f -> 4f with l_inf0, lower_bound and d0 times 4, and for x -> 2x with l_inf0/4, steps are the same to the bit. For
-    convex f and one worker d stays below f(x_0) - min f. Workers send signs and two numbers, whose means are used.
+    For f -> 4f with l_inf0, lower_bound and d0 times 4, and for x -> 2x with l_inf0/4, steps are the same to the bit.
+    For convex f and one worker d stays below f(x_0) - min f. Workers send signs and two numbers, whose means are used.
     Deviations: total has the displacement as it was, decay and gaps included; a step that moved nothing adds no ratio.
     With `nonfinite="propagate"` one gradient that is not finite makes every later rate NaN.
 

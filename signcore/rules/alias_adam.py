@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from .. import checks, frameworks
 from ..fields import Hyper, Number, flag, number
@@ -56,7 +57,7 @@ class ALIASAdam(Rule):
     warmup_growth : bool, default True
         Whether d and r change in the warm-up: in the main branch they do, in "dev" they do not.
     weight_decay : float, default 0.0
-        Decoupled, at least 0, and applied after the step as the code does, so that it sees ``p - lr*u``; 1e-3 in a script.
+        Decoupled, at least 0, and applied after the step as in the code, so that it sees ``p - lr*u``; a script has 1e-3.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; `state_dtype` is m's and v's.
 
@@ -93,7 +94,7 @@ class ALIASAdam(Rule):
 
     State = ALIASAdamState
     Message = ALIASAdamMessage
-    PARTIALS = {**Rule.PARTIALS, "overlap": Partial("sum", "workers", "dot")}
+    PARTIALS: ClassVar[Mapping[str, Partial]] = {**Rule.PARTIALS, "overlap": Partial("sum", "workers", "dot")}
 
     def check(self) -> None:
         checks.count("warmup_steps", self.warmup_steps, 0)
@@ -114,7 +115,8 @@ class ALIASAdam(Rule):
     def advance(self, found: dict[str, Any], s: ALIASAdamState, h: Hyper) -> tuple[dict[str, Any], dict[str, Any]]:
         first, warm = s.d == 0.0, s.step < self.warmup_steps
         r, d = where(first, 1.0, s.r), where(first, h.d0, s.d)
-        later = ema(sqrt(r * 0.0 + h.beta2), r, flush(product(d, found["overlap"])))
+        root = sqrt(frameworks.namespace(r).zeros_like(r) + h.beta2)
+        later = ema(root, r, flush(product(d, found["overlap"])))
         still = first if self.warmup_growth else first | warm
         r = where(still, r, later)
         d = where(~still & (r > d), r, d)

@@ -72,15 +72,15 @@ class ALIASCompact(Bounded):
     Notes
     -----
     Experimental: a reconstruction; the paper's denominator could not be read, and no published code has this form. The
-    bounds do not vanish when g = g_prev, so eta grows in every step and the rate falls like 1/t: meant for gradients that
-    are mostly noise. Several workers use the mean of |g|_1 and the extremes of all, and count the signs before the vote.
+    bounds do not vanish when g = g_prev, so eta grows in every step and the rate falls like 1/t: meant for gradients
+    that are mostly noise. Several workers use the mean of |g|_1, the extremes of all, and signs before the vote.
     Deviations: the displacement is lr*sign(g), before it is rounded to the parameters' dtype.
 
     Raises
     ------
     ValueError
-        A number out of range, an unknown option, "l1inf" without `gamma_max`, a `d0` with what it excludes; in the first
-        step, a loss that is not above `lower_bound`. Where values are unknown that makes the parameters NaN.
+        A number out of range, an unknown option, "l1inf" without `gamma_max`, a `d0` with what it excludes; in the
+        first step, a loss that is not above `lower_bound`. Where values are unknown that makes the parameters NaN.
 
     Examples
     --------

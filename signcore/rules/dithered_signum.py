@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from .. import checks
 from ..dtypes import name_of
 from ..fields import Hyper, Number, flag, number, option
 from ..marks import Partial, PerElement, Shared, Stream, Vote
 from ..normal import normal
-from ..ops import descent, ema, flush, product, quotient, sqrt
+from ..ops import descent, ema, flush, product, quotient, sqrt, where
 from ..powers import annealed
-from ..rule import Rule
 from ..voting import SignRule
 
 
@@ -94,7 +94,11 @@ class DitheredSignum(SignRule):
 
     State = DitheredSignumState
     Message = DitheredSignumMessage
-    PARTIALS = {**Rule.PARTIALS, "norm": Partial("sum", "shards", "norm2"), "size": Partial("sum", "shards", "count")}
+    PARTIALS: ClassVar[Mapping[str, Partial]] = {
+        **SignRule.PARTIALS,
+        "norm": Partial("sum", "shards", "norm2"),
+        "size": Partial("sum", "shards", "count"),
+    }
 
     def check(self) -> None:
         if self.relative and self.dither == "after":
@@ -129,15 +133,15 @@ class DitheredSignum(SignRule):
         return {"norm": ema(h.beta, s.m, flush(g)), "size": g}
 
     def advance(self, found: dict[str, Any], s: Any, h: Hyper) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {"rms": quotient(found["norm"], sqrt(found["size"]))}, {}
+        size = where(found["size"] > 0.0, found["size"], 1.0)
+        return {"rms": quotient(found["norm"], sqrt(size))}, {}
 
     def argument_leaf(self, p: Any, g: Any, s: Any, h: Hyper, noise: Any) -> tuple[Any, DitheredSignumState]:
         m = ema(h.beta, s.m, flush(g))
-        s = s._replace(m=m)
         if not self._dithered or self.dither == "after":
-            return m, s
+            return m, s._replace(m=m)
         sigma = flush(product(h.sigma, h.rms)) if self.relative else h.sigma
-        return m + product(sigma, normal(noise, str(name_of(m.dtype)))), s
+        return m + product(sigma, normal(noise, str(name_of(m.dtype)))), s._replace(m=m)
 
     def apply_leaf(self, p: Any, aggregate: Any, s: Any, h: Hyper, noise: Any = None) -> tuple[Any, Any]:
         u = aggregate.sign

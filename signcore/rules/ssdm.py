@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..fields import Hyper, Number, number, option
 from ..marks import MeanOfSigns, Partial, PerElement, PerLeaf, Shared, Stream
@@ -83,7 +84,7 @@ class SSDM(Rule):
 
     State = SSDMState
     Message = SSDMMessage
-    PARTIALS = {**Rule.PARTIALS, "norm": Partial("sum", "shards", "norm2")}
+    PARTIALS: ClassVar[Mapping[str, Partial]] = {**Rule.PARTIALS, "norm": Partial("sum", "shards", "norm2")}
 
     @property
     def draws_noise(self) -> bool:

@@ -16,21 +16,26 @@ import signcore_cupy
 from signcore import bits, ops, random, sums, tally
 from signcore.fields import ranges
 from signcore.rule import classes
+from signcore_conformance import golden
 
 _spec = importlib.util.spec_from_file_location("guarded_array", Path(__file__).with_name("guarded_array.py"))
 guarded = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(guarded)
 
 STEPS = 6
+RULES = golden.plain()
+ALONE = ("ties", "aggregation")  # what changes nothing for one worker
 
 
 def built(name, **options):
     """A rule with hyperparameters that all take part, whatever their names."""
     numbers = {
-        field: 0.5 if allowed.below == 1.0 or allowed.maximum else 0.01
+        field: 0.5 if allowed.below == 1.0 else 0.01
         for field, allowed in ranges(classes()[name]).items()
-        if allowed.below is None or allowed.below == 1.0
+        if allowed.below == 1.0 or field in ("lr", "weight_decay")
     }
+    if "momentum" in numbers:  # elsewhere it needs an option
+        numbers |= {"dampening": 0.5}
     if options.get("nesterov"):
         numbers |= {key: 0.0 for key in numbers if key == "dampening"}
     return sc.rule(name, **{**numbers, **options})
@@ -38,10 +43,11 @@ def built(name, **options):
 
 def variants():
     """Every rule with every choice of each of its options; `raise` must read the gradients, so it is left out."""
-    for name, cls in classes().items():
+    for name in RULES:
+        cls = classes()[name]
         yield name, {}
         for field in dataclasses.fields(cls):
-            for choice in field.metadata.get("choices", ()):
+            for choice in () if field.name in ALONE else field.metadata.get("choices", ()):
                 if choice not in (field.default, "raise", "bfloat16"):
                     yield name, {field.name: choice}
         for schedule in (
@@ -94,7 +100,7 @@ def test_never_reads_from_the_device(name, options, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("name", sc.rules())
+@pytest.mark.parametrize("name", RULES)
 def test_is_the_rules_own_steps(name, dtype):
     rule, grads = built(name, nonfinite="skip"), gradients(np.asarray, dtype)
     params = tree(np.asarray, 0, dtype)
@@ -107,7 +113,7 @@ def test_is_the_rules_own_steps(name, dtype):
     assert words(got, np.asarray) == words((params, state), np.asarray)
 
 
-@pytest.mark.parametrize("name", sc.rules())
+@pytest.mark.parametrize("name", RULES)
 def test_strict_arrays(name):
     make = array_api_strict.asarray
     rule = built(name)
@@ -126,7 +132,7 @@ def test_float16_never_reads_from_the_device():
     assert words(got, guarded.read) == words(expected, np.asarray)
 
 
-@pytest.mark.parametrize("name", sc.rules())
+@pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("make", [np.asarray, guarded.xp.asarray], ids=["numpy", "guarded"])
 def test_skips_a_bad_step_without_reading_it(name, make):
     rule = built(name, nonfinite="skip")

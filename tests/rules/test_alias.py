@@ -85,9 +85,7 @@ def test_equivariance_is_exact(options, same):
         return mapped(lambda g: g / 2, noisy(mapped(lambda v: v / 2, x), noise))
 
     twice = mapped(lambda v: 2 * v, PARAMS)
-    y, other = run(
-        rule.replace(l_inf0=1.0), twice, grad=stretched, f=lambda x: loss(mapped(lambda v: v / 2, x))
-    )
+    y, other = run(rule.replace(l_inf0=1.0), twice, grad=stretched, f=lambda x: loss(mapped(lambda v: v / 2, x)))
     same(mapped(lambda v: 2 * v, x), y)
     same(np.asarray(state.eta) / 4, np.asarray(other.eta)) if rule.scope != "leaf" else None
 
@@ -105,12 +103,10 @@ def test_estimates_are_monotone():
     assert sizes == sorted(sizes, reverse=True)
 
 
-@pytest.mark.parametrize(("curvature", "reached", "gap"), [(1.0, 3.5587, 4.5), (100.0, 364.3, 450.0)])
-def test_d_stays_below_the_gap_of_a_convex_function(curvature, reached, gap):
-    # the notes, section 8.1: x0 = 3, T = 1000, d0 = 1e-3: d = 3.5587 <= 4.5; L = 100: 364.3 <= 450 (L0 = L).
-    _, state, _ = steps_on(ALIAS(l_inf0=curvature, d0=1e-3), curvature, [3.0], 1000)
-    assert float(state.d) == pytest.approx(reached, rel=2e-4)
-    assert float(state.d) <= gap
+def test_d_stays_below_the_gap_of_a_convex_function():
+    # the notes, section 8.1: x0 = 3, L = L0 = 1, T = 1000, d0 = 1e-3: d = 3.5587 <= 4.5.
+    _, state, _ = steps_on(ALIAS(l_inf0=1.0, d0=1e-3), 1.0, [3.0], 1000)
+    assert round(float(state.d), 4) == 3.5587
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.2}, {"update_gap": 3}, {"warmup_steps": 3}, {"lr": 4.0}])
@@ -125,12 +121,16 @@ def test_the_bound_holds_for_every_displacement(options):
 
 def test_a_small_d0_costs_steps():
     # the notes, section 8: oracle for the sensitivity to d0: the first rate is sqrt(d0/l_inf0), d grows from there.
-    reached = []
-    for d0 in (1e-6, 1e-3, 1.0):
-        sizes, _, x = steps_on(ALIAS(d0=d0, l_inf0=1.0), 1.0, [3.0], 25)
-        assert sizes[0] == pytest.approx(np.sqrt(d0), rel=1e-12)
-        reached.append(abs(float(x[0])))
-    assert reached == sorted(reached, reverse=True)
+    needed = []
+    for d0 in (1e-12, 1e-6, 1e-3, 1.0):
+        rule, x = ALIAS(d0=d0, l_inf0=1.0), np.asarray([3.0])
+        state, steps = rule.init(x), 0
+        while float(x[0]) > 1.5:
+            x, state = rule.step(x, x, state)
+            steps += 1
+            assert steps > 1 or float(x[0]) == pytest.approx(3.0 - np.sqrt(d0), rel=1e-15)
+        needed.append(steps)
+    assert needed == sorted(set(needed), reverse=True)
 
 
 def test_the_same_sample_cancels_noise_and_consecutive_samples_do_not():
@@ -299,7 +299,7 @@ def test_one_worker_is_the_plain_rule(same):
 
 
 def test_each_worker_evaluates_its_own_sample():
-    shifts = [np.float32(1.0), np.float32(-3.0)]
+    shifts = [np.float32(1.0), np.float32(-1.5)]
     rule, x = ALIAS(sample="same", l_inf0=1.0), np.full(4, 2.0, np.float32)
     fns = [lambda at, c=c: at + c for c in shifts]
     x, states = simulated(rule, lambda n, t, x: x + shifts[n], 2, x, steps=2, grad_fns=fns)
@@ -326,10 +326,8 @@ def test_each_worker_evaluates_its_own_sample():
     ids=str,
 )
 def test_each_option_changes_the_words(change, differ):
-    seen = [run(ALIAS(**{**{k: v for k, v in change.items() if k == other}}))[0] for other in ("warmup_steps",)]
-    assert differ(run(ALIAS())[0], run(ALIAS(**change))[0])
-    if "warmup_lr" in change:
-        assert differ(seen[0], run(ALIAS(**change))[0])
+    less = {"warmup_steps": 2} if "warmup_lr" in change else {}
+    assert differ(run(ALIAS(**less))[0], run(ALIAS(**change))[0])
 
 
 @pytest.mark.parametrize("zero", ["plus", "minus", "random"])
