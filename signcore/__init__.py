@@ -21,6 +21,7 @@ __all__ = [
     "rules",
     "schedules",
     "simulate",
+    "sos",
     "sums",
     "tally",
     "vote",
@@ -34,3 +35,4 @@ del _class
 # After the loop: importing the modules signcore.rule and signcore.rules binds their names here, to themselves.
 from .cautious import cautious, cautious_decay  # noqa: E402
 from .rule import rule, rules  # noqa: E402
+from .sos import sos  # noqa: E402

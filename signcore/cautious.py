@@ -21,7 +21,11 @@ __all__ = ["cautious", "cautious_decay"]
 
 _GRADIENT_SIGN = Wire("mean", 2.0)  # signs with zeros, whatever the rule makes of zeros and ties
 
-Base = Rule if TYPE_CHECKING else object  # a mixin: the rule comes after it in the order of methods
+if TYPE_CHECKING:
+    Base = Rule
+else:
+    Base = object  # mixins: the rule itself comes after them in the order of methods
+
 R = TypeVar("R", bound=Rule)
 
 
@@ -201,7 +205,7 @@ def cautious_decay(rule: Any) -> Any:
     return _made(CautiousDecay, _checked(CautiousDecay, type(rule), rule), None)(**_values(rule))
 
 
-def _checked(mixin: type, cls: type, shown: Any = None) -> type[Rule]:
+def _checked(mixin: type, cls: type, shown: Any = None) -> Any:
     shown = cls if shown is None else shown
     if not issubclass(cls, Rule) or cls is Rule:
         raise TypeError(f"`rule` is {shown!r}; pass a rule or its class, for example signcore.rule(name, lr=...)")
@@ -215,7 +219,7 @@ def _values(rule: Rule) -> dict[str, Any]:
 
 
 @cache
-def _made(mixin: type, inner: type[Rule], min_mean: float | None) -> type[Rule]:
+def _made(mixin: Any, inner: Any, min_mean: Any) -> Any:
     """The class, made once, so that rules of it can be equal."""
     title = mixin.__name__ + inner.__name__
     fields: list[Any] = []
@@ -224,7 +228,7 @@ def _made(mixin: type, inner: type[Rule], min_mean: float | None) -> type[Rule]:
     if mixin is Cautious:
         fields = [("min_mean", "Number", number(min_mean, maximum=1.0))]
         held |= {"Message": _extended(inner.Message, f"{title}Message"), "_sent": len(inner.Message._fields)}
-    made = dataclasses.make_dataclass(
+    made: Any = dataclasses.make_dataclass(
         title, fields, bases=(mixin, inner), namespace=held, frozen=True, kw_only=True, eq=False
     )
     prefix = "cautious_" if mixin is Cautious else "cautious_decay_"
@@ -241,7 +245,7 @@ def _extended(message: Any, title: str) -> Any:
     return made
 
 
-def _doc(mixin: type, inner: type[Rule], min_mean: float | None) -> str:
+def _doc(mixin: Any, inner: Any, min_mean: Any) -> str:
     function = "cautious" if mixin is Cautious else "cautious_decay"
     own = f"min_mean : float, default {min_mean!r}\n    Floor of the mean.\n" if mixin is Cautious else ""
     return (
@@ -252,7 +256,8 @@ def _doc(mixin: type, inner: type[Rule], min_mean: float | None) -> str:
 
 def _reduced(self: Any) -> tuple[Any, ...]:
     """What a pickle holds: the rule's own class and how it was made cautious, for the made class has no address."""
-    steps, cls = [], type(self)
+    cls: Any = type(self)
+    steps: list[tuple[type, Any]] = []
     while "_recipe" in vars(cls):
         mixin, inner, min_mean = cls._recipe
         steps.append((mixin, min_mean))
@@ -260,7 +265,7 @@ def _reduced(self: Any) -> tuple[Any, ...]:
     return _rebuilt, (cls, tuple(reversed(steps)), _values(self))
 
 
-def _rebuilt(cls: type[Rule], steps: tuple[tuple[type, Any], ...], values: Mapping[str, Any]) -> Rule:
+def _rebuilt(cls: Any, steps: tuple[tuple[type, Any], ...], values: Mapping[str, Any]) -> Any:
     for mixin, min_mean in steps:
         cls = _made(mixin, cls, min_mean)
     return cls(**values)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from . import checks, frameworks, totals
 from .fields import Hyper, Number, number, option
-from .marks import Partial
 from .ieee import compute_format
+from .marks import Partial
 from .ops import descent, flush, product, quotient, rounded, sqrt, where
 from .rule import Rule
 from .tree import flatten, unflatten
@@ -163,8 +163,8 @@ class TwoPoints(ParameterFree):
         checks.count("warmup_steps", self.warmup_steps, 0)
         if self.warmup_steps % self.update_gap:
             raise ValueError(
-                f"`warmup_steps` is {self.warmup_steps} and `update_gap` is {self.update_gap}, which does not divide it;"
-                f" pass {-(-self.warmup_steps // self.update_gap) * self.update_gap} steps"
+                f"`warmup_steps` is {self.warmup_steps} and `update_gap` is {self.update_gap}, which does not divide "
+                f"it; pass {-(-self.warmup_steps // self.update_gap) * self.update_gap} steps"
             )
 
     def unused(self) -> set[str]:

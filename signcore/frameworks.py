@@ -59,7 +59,9 @@ def _torch_namespace() -> Any:
         import array_api_compat.torch
 
         _TORCH = array_api_compat.torch
-        opaque.register()
+        import torch  # the caller's arrays are torch's: this imports nothing new
+
+        opaque.register(torch)
     return _TORCH
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 _OPERATIONS: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {}
 _REGISTERED: dict[str, Any] = {}
+_TORCH: Any = None  # once they are registered
 
 
 def operation(name: str, schema: str, shape: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -22,11 +23,8 @@ def operation(name: str, schema: str, shape: Callable[..., Any]) -> Callable[[Ca
 
         def call(*arguments: Any) -> Any:
             tensor = arguments[0]
-            if hasattr(tensor, "requires_grad_") and _REGISTERED:
-                import torch  # the caller's arrays are torch's: this imports nothing new
-
-                if torch.compiler.is_compiling():
-                    return _REGISTERED[name](*arguments)
+            if _TORCH is not None and hasattr(tensor, "requires_grad_") and _TORCH.compiler.is_compiling():
+                return _REGISTERED[name](*arguments)
             return function(*arguments)
 
         call.__doc__, call.__name__, call.__module__ = function.__doc__, function.__name__, function.__module__
@@ -35,13 +33,13 @@ def operation(name: str, schema: str, shape: Callable[..., Any]) -> Callable[[Ca
     return made
 
 
-def register() -> None:
+def register(torch: Any) -> None:
     """Tell torch of all operations; called once, with its first array."""
-    import torch
-
+    global _TORCH
     if torch.compiler.is_compiling():  # too late for this graph, which sees the functions themselves
         return
     for name, (schema, function, shape) in _OPERATIONS.items():
         made = torch.library.custom_op(f"signcore::{name}", function, mutates_args=(), schema=schema)
         made.register_fake(shape)
         _REGISTERED[name] = made
+    _TORCH = torch

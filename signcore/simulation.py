@@ -143,7 +143,7 @@ def aggregated(rule: Rule, messages: Sequence[Any], params: Any, step: Any) -> A
         scales: list[list[Any]] = []
         if wire.aggregate == "scaled":
             scales = [[leaf.value for leaf in flatten(message.scale)] for message in messages]
-        out = []
+        out: list[Any] = []
         for i, (path, p) in enumerate(flatten(params)):
             sent = [column[i] for column in columns]
             if p is None or sent[0] is None:

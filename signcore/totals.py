@@ -49,7 +49,7 @@ def wide(leaves: list[Leaf]) -> str:
     return "float64" if found else "float32"
 
 
-def partial(kind: str, pieces: list[Any], compute: str, xp: Any, like: Any) -> Any:
+def partial(kind: Any, pieces: list[Any], compute: str, xp: Any, like: Any) -> Any:
     """One scope's partial, from what its leaves give: arrays, or pairs of them for "dot"."""
     if kind == "count":
         size = sum(math.prod(piece.shape) for piece in pieces)
@@ -60,10 +60,10 @@ def partial(kind: str, pieces: list[Any], compute: str, xp: Any, like: Any) -> A
     if not pieces:
         return nothing(kind, compute, xp, like)
     trees = zip(*pieces, strict=True) if kind == "dot" else (pieces,)
-    return sums.partial(kind, *(list(tree) for tree in trees), compute=compute)  # type: ignore[arg-type]
+    return sums.partial(kind, *(list(tree) for tree in trees), compute=compute)
 
 
-def nothing(kind: str, compute: str, xp: Any, like: Any) -> Any:
+def nothing(kind: Any, compute: str, xp: Any, like: Any) -> Any:
     """The partial of no leaf."""
     if kind == "norm_inf":
         return frameworks.constant(xp, 0, xp.int64 if compute == "float64" else xp.int32, like)
@@ -101,7 +101,8 @@ def measured(
     if due is None:
         return compute()
     none = {name: stacked([nothing(how.kind, work.wide, xp, work.like)] * count) for name, how in names.items()}
-    return frameworks.only_if(due, compute, none)
+    found: dict[str, Any] = frameworks.only_if(due, compute, none)
+    return found
 
 
 def finished(names: Mapping[str, Partial], partials: Mapping[str, Any], workers: int) -> dict[str, Any]:

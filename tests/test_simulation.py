@@ -81,7 +81,9 @@ def test_all_workers_keep_what_is_replicated_and_count_their_steps(name, same):
     same(together(rule, GRADS[:2, :3]), (params, states))
 
 
-@pytest.mark.parametrize("rule", [Lion(lr=0.01), Signum(lr=0.01), SignSGD(lr=0.01), AASS(lr=0.01)], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "rule", [Lion(lr=0.01), Signum(lr=0.01), SignSGD(lr=0.01), AASS(lr=0.01)], ids=lambda r: r.name
+)
 @pytest.mark.parametrize("workers", [2, 3, 5])
 def test_identical_workers_are_one(rule, workers, same):
     # the notes, section 12: N identical workers == Lion.
@@ -231,7 +233,9 @@ def test_ties_upwards_bias_an_even_vote(workers):
     assert moments(rho, workers + 1, "plus") == moments(rho, workers + 1)  # an odd number has no ties
 
 
-@pytest.mark.parametrize("rule", [SignSGD(lr=0.01), Signum(lr=0.01), Signum(lr=0.1, beta=0.5)], ids=["plain", "m", "m2"])
+@pytest.mark.parametrize(
+    "rule", [SignSGD(lr=0.01), Signum(lr=0.01), Signum(lr=0.1, beta=0.5)], ids=["plain", "m", "m2"]
+)
 def test_two_workers_stay_on_their_line_for_ever(rule):
     # Safaryan and Richtarik 2019, section 3.2 (the notes, sections 2 and 5): f_n = <a_n, x>^2 with a_1 = (1+e, -1+e),
     # a_2 = (-1+e, 1+e), e = 1/2, from (3, -1): stuck on z1 + z2 = 2 for any beta and any lr.
@@ -394,7 +398,9 @@ def test_numbers_of_workers_must_agree(arguments, message):
 def test_workers_must_have_gradients_for_the_same_leaves():
     params = {"a": PARAMS, "b": PARAMS}
     first, second = {"a": PARAMS, "b": PARAMS}, {"a": PARAMS, "b": None}
-    with pytest.raises(ValueError, match=r"`grads_per_worker\[1\]` and `grads_per_worker\[0\]` are different trees: 'b'"):
+    with pytest.raises(
+        ValueError, match=r"`grads_per_worker\[1\]` and `grads_per_worker\[0\]` are different trees: 'b'"
+    ):
         sc.simulate(SignSGD(), params, [first, second])
 
 

@@ -81,13 +81,7 @@ def write(rule: Rule, params: list[Any], columns: Columns, new: list[Any], after
     """Write what `compute` made into a group's parameters and states, in place."""
     if not new:
         return
-    for p, value in zip(params, new, strict=True):
-        if p is None:
-            continue
-        if torch.compiler.is_compiling():
-            p.copy_(value)
-        else:
-            p.add_(value)
+    # First the state: a field may be the very tensor of a parameter, as it was.
     for name, kind in rule.kinds.items():
         if kind in WHOLE:
             for old in columns[name]:
@@ -96,3 +90,10 @@ def write(rule: Rule, params: list[Any], columns: Columns, new: list[Any], after
             for old, value in zip(columns[name], getattr(after, name), strict=True):
                 if value is not old:  # nor does a field that the rule left alone, or that of a parameter left out
                     old.copy_(value)
+    for p, value in zip(params, new, strict=True):
+        if p is None:
+            continue
+        if torch.compiler.is_compiling():
+            p.copy_(value)
+        else:
+            p.add_(value)

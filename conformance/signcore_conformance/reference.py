@@ -225,7 +225,7 @@ class Tools:
 
     def normal(self) -> Any:
         """The standard normal number of the words, a float32 quantile."""
-        words = np.asarray(0 if self.stop_at_sign else self.noise) >> 8
+        words = np.asarray(self.noise) >> 8
         found = _quantiles(words)
         return Scalar(float(found), self.dtype) if found.ndim == 0 else found.astype(self.dtype)
 

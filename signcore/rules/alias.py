@@ -45,7 +45,7 @@ class ALIAS(TwoPoints):
         Factor of the rate, dimensionless; 1 is the paper, which has no learning rate.
     l_inf0 : float, default 100.0
         First estimate of the smoothness, above 0; it stays in the sum, as in the authors' code, whose scripts take 100.
-        Too large, the first steps are too small; a tenth of it makes them sqrt(10) times longer, until the ratios dominate.
+        Too large, the first steps are too small; a tenth makes them sqrt(10) times longer, until the ratios dominate.
     lower_bound : float, default 0.0
         Of option II, below the loss of the first step, which `value=` passes; 0 in all scripts.
     d0 : float, optional

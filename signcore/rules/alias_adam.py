@@ -57,7 +57,7 @@ class ALIASAdam(Rule):
     warmup_growth : bool, default True
         Whether d and r change in the warm-up: in the main branch they do, in "dev" they do not.
     weight_decay : float, default 0.0
-        Decoupled, at least 0, and applied after the step as in the code, so that it sees ``p - lr*u``; a script has 1e-3.
+        Decoupled, at least 0, and applied after the step as in the code, so that it sees ``p - lr*u``; a script: 1e-3.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; `state_dtype` is m's and v's.
 
