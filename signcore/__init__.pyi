@@ -5,35 +5,71 @@ Each rule is a class of this module (``sc.Lion``), found by name with `rule`.
 """
 
 from . import bits as bits
+from . import measures as measures
 from . import random as random
 from . import schedules as schedules
 from . import sums as sums
 from . import tally as tally
 from . import vote as vote
+from .cautious import cautious as cautious
+from .cautious import cautious_decay as cautious_decay
 from .rule import Rule as Rule
 from .rule import rule as rule
 from .rule import rules as rules
 from .rules.aass import AASS as AASS
+from .rules.alias import ALIAS as ALIAS
+from .rules.alias_adam import ALIASAdam as ALIASAdam
+from .rules.alias_compact import ALIASCompact as ALIASCompact
+from .rules.alias_momentum import ALIASMomentum as ALIASMomentum
+from .rules.dithered_signum import DitheredSignum as DitheredSignum
+from .rules.ef_signsgd import EFSignSGD as EFSignSGD
+from .rules.hybrid import Hybrid as Hybrid
 from .rules.lion import Lion as Lion
+from .rules.monotone_signsgd import MonotoneSignSGD as MonotoneSignSGD
+from .rules.noisy_signsgd import NoisySignSGD as NoisySignSGD
+from .rules.rprop import Rprop as Rprop
 from .rules.sgd import SGD as SGD
 from .rules.signsgd import SignSGD as SignSGD
 from .rules.signum import Signum as Signum
+from .rules.ssdm import SSDM as SSDM
+from .rules.stosignsgd import StoSignSGD as StoSignSGD
+from .rules.tiger import Tiger as Tiger
+from .simulation import simulate as simulate
+from .sos import sos as sos
 
 __all__ = [
     "Rule",
     "bits",
+    "cautious",
+    "cautious_decay",
+    "measures",
     "random",
     "rule",
     "rules",
     "schedules",
+    "simulate",
+    "sos",
     "sums",
     "tally",
     "vote",
     "AASS",
+    "ALIAS",
+    "ALIASAdam",
+    "ALIASCompact",
+    "ALIASMomentum",
+    "DitheredSignum",
+    "EFSignSGD",
+    "Hybrid",
     "Lion",
+    "MonotoneSignSGD",
+    "NoisySignSGD",
+    "Rprop",
     "SGD",
     "SignSGD",
     "Signum",
+    "SSDM",
+    "StoSignSGD",
+    "Tiger",
 ]
 
 __version__: str

@@ -152,8 +152,8 @@ def _covering() -> list[str]:
 
 
 # Plain rules that have, between them, every kind of state field and every hook that any of them has. What an
-# adapter does around a step (wrappers, transforms, spellings, refusals) depends on nothing else of a rule, and each such test
-# compiles for a second or more. So it runs for these; that the bits are right is tested for every rule.
+# adapter does around a step (wrappers, transforms, spellings, refusals) depends on nothing else of a rule, and each
+# such test compiles for a second or more. So it runs for these; that the bits are right is tested for every rule.
 REPRESENTATIVES = _covering()
 
 

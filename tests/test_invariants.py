@@ -15,7 +15,7 @@ import signcore as sc
 from signcore import frameworks, ops
 from signcore.tree import flatten, unflatten
 
-FEW = settings(max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 STEPS = 4
 RULES = {name: sc.rule(name, lr=0.01) for name in sc.rules()}
 

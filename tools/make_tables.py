@@ -53,7 +53,7 @@ def row(name: str, cls: Any) -> str:
     """One rule as a line of the table."""
     rule = sc.rule(name, lr=0.1)
     head, _, source = sys.modules[cls.__module__].__doc__.strip().rstrip(".").partition(" (")
-    source = source.rstrip(")")
+    source = source.rstrip(")").replace("),", ",")
     bits = rule.wire_bits()
     per_parameter, once = state_bytes(rule)
     what = head.partition(": ")[2] or head.partition(", ")[2] or head

@@ -15,10 +15,23 @@ __all__ = [
     "SignOptimizer",
     "from_rule",
     "AASS",
+    "ALIAS",
+    "ALIASAdam",
+    "ALIASCompact",
+    "ALIASMomentum",
+    "DitheredSignum",
+    "EFSignSGD",
+    "Hybrid",
     "Lion",
+    "MonotoneSignSGD",
+    "NoisySignSGD",
+    "Rprop",
     "SGD",
     "SignSGD",
     "Signum",
+    "SSDM",
+    "StoSignSGD",
+    "Tiger",
 ]
 
 class AASS(SignOptimizer):
@@ -54,8 +67,8 @@ class AASS(SignOptimizer):
         Decoupled, at least 0; the author has none.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
         What sign(0) is. "plus" lets units without gradient drift.
-    seed : int, default 0
-        Of the coins of ``sign_zero="random"``.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
 
@@ -84,12 +97,612 @@ class AASS(SignOptimizer):
         params: ParamsT,
         lr: Number = 0.0001,
         *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
         beta: Number = 0.9,
         eps: Number = 1e-06,
         response: str = 'arcsine',
         variance: str = 'current',
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class ALIAS(SignOptimizer):
+    """Sign descent at the best constant rate in hindsight, as far as the past tells it.
+
+    ::
+
+        eta   = eta + |g - g_prev|_1 / |x_prev - p|_inf, from l_inf0 on
+        total = total + <g, x_prev - p>
+        gap   = max(gap, total), from d0 on; or without d0: f(x_0) - lower_bound
+        lr    = lr * min(gamma_max, sqrt(gap/eta))
+        delta = -(lr * (sign(g) + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1.0
+        Factor of the rate, dimensionless; 1 is the paper, which has no learning rate.
+    l_inf0 : float, default 100.0
+        First estimate of the smoothness, above 0; it stays in the sum, as in the authors' code, whose scripts take 100.
+        Too large, the first steps are too small; a tenth makes them sqrt(10) times longer, until the ratios dominate.
+    lower_bound : float, default 0.0
+        Of option II, below the loss of the first step, which `value=` passes; 0 in all scripts.
+    d0 : float, optional
+        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss. Too small, many steps are lost
+        until d has grown. None, the scripts' choice, is option II, which also is the better one under noise.
+    gamma_max : float, optional
+        Ceiling of the rate before `lr`, above 0. None is the paper; the code hides a ceiling of 1e-3.
+    update_gap : int, default 1
+        The estimates change in every so many-th step, with differences over as many; the scripts take 10 and 20. Under
+        noise the rate grows with its square.
+    warmup_steps : int, default 0
+        So many steps at `warmup_lr` (default 1e-3, the scripts') come first; a multiple of `update_gap`.
+    warmup_lr : float, array or schedule, default 1e-3
+        Rate of the warm-up.
+    scope : {"global", "group", "leaf"}, default "global"
+        What has a rate of its own; the paper has one, the code one per group.
+    sample : {"consecutive", "same"}, default "consecutive"
+        Whether g_prev is the last gradient, of another sample (the published runs), or this sample at x_prev (the
+        theory), from `grad_fn=`.
+    weight_decay : float, default 0.0
+        Decoupled, at the rate found, at least 0.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What sign(0) is; 0 is the paper's.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`; no state is of `state_dtype`.
+
+    Notes
+    -----
+    For f -> 4f with l_inf0, lower_bound and d0 times 4, and for x -> 2x with l_inf0/4, steps are the same to the bit.
+    For convex f and one worker d stays below f(x_0) - min f. Workers send signs and two numbers, whose means are used.
+    Deviations: total has the displacement as it was, decay and gaps included; a step that moved nothing adds no ratio.
+    With `nonfinite="propagate"` one gradient that is not finite makes every later rate NaN.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, an unknown option, `update_gap` does not divide `warmup_steps`; in the first step, a loss
+        that is not above `lower_bound`. Where values are unknown (under jit, on a GPU) that makes the parameters NaN.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.ALIAS([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        *,
         sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
         seed: int = 0,
+        l_inf0: Number = 100.0,
+        lower_bound: Number = 0.0,
+        d0: float | None = None,
+        gamma_max: float | None = None,
+        update_gap: int = 1,
+        warmup_steps: int = 0,
+        warmup_lr: Number = 0.001,
+        scope: str = 'global',
+        sample: str = 'consecutive',
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class ALIASAdam(SignOptimizer):
+    """Signs of an average times Adam's size of a step, with a factor d for each leaf that can only grow.
+
+    ::
+
+        q     = sum |g|*|g_prev| of the leaf, from its second gradient on
+        r     = sqrt(beta2)*r + (1 - sqrt(beta2))*(d*q), from 1 on
+        d     = max(d, r), from d0 on
+        m     = beta1*m + (1 - beta1)*(d*g)
+        v     = beta2*v + (1 - beta2)*(d*g)**2
+        u     = d * sqrt((m**2 + eps)/(v + eps)) * sign(m), with d = 1 in the warm-up
+        delta = -(lr * (u + weight_decay*(p - lr*u)))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1e-3
+        Factor of the step, at least 0; a cosine from 1e-3 in the authors' runs.
+    beta1 : float, default 0.9
+        Weight of the past in m, in [0, 1); the scripts'.
+    beta2 : float, default 0.999
+        Weight of the past in v, and its root in r, in [0, 1); the scripts'.
+    eps : float, default 1e-8
+        Beside squared gradients, above 0; the scripts'. For gradients below 1e-4 it makes the rule nearly Signum.
+    d0 : float, default 1.0
+        The first d, above 0: 1 in the main branch, 1e-3 in the branch "dev".
+    warmup_steps : int, default 0
+        In the first so many steps u has no d; 10000 in the scripts, where the schedule's warm-up is as long.
+    warmup_growth : bool, default True
+        Whether d and r change in the warm-up: in the main branch they do, in "dev" they do not.
+    weight_decay : float, default 0.0
+        Decoupled, at least 0, and applied after the step as in the code, so that it sees ``p - lr*u``; a script: 1e-3.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`; `state_dtype` is m's and v's.
+
+    Notes
+    -----
+    Kept only so that the authors' results can be compared. With the global norm of gradients clipped to 1, as in their
+    script, q is at most 1 and d stays 1 for ever; there is no bias correction; no step is scale invariant. Workers send
+    gradients, as in the code; each has its own q, whose mean is used, where the code has the mean gradient's.
+    Deviations: u is formed as one root of a quotient, which equals the code's sqrt(d**2/(1 + (v - m**2)/(m**2 + eps)))
+    and does not cancel; the code's g_prev of ones in the first step, which nothing reads, is left out.
+
+    Raises
+    ------
+    ValueError
+        A number out of range.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.ALIASAdam([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        *,
+        beta1: Number = 0.9,
+        beta2: Number = 0.999,
+        eps: Number = 1e-08,
+        d0: Number = 1.0,
+        warmup_steps: int = 0,
+        warmup_growth: bool = True,
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class ALIASCompact(SignOptimizer):
+    """ALIAS with a bound on |g - g_prev| from numbers, so that no array is kept; option I needs a bit per coordinate.
+
+    ::
+
+        bound = |g|_1 + |g_prev|_1, or of the extremes max(max g - min g_prev, max g_prev - min g)
+        eta   = eta + bound/moved, from l_inf0 on; with norm="linf_d": n*bound/moved for n coordinates
+        total = total + gamma_prev*<g, sign(g_prev)>
+        gap   = max(gap, total), from d0 on; or without d0: f(x_0) - lower_bound
+        lr    = lr * min(gamma_max, sqrt(gap/eta))
+        moved = lr if any sign is not 0, else 0; with norm="l1inf": lr times the signs that are not
+        delta = -(lr * (sign(g) + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1.0
+        Factor of the rate, dimensionless.
+    norm : {"agreement", "linf_d", "l1inf"}, default "agreement"
+        The bound. "agreement" (ours) and "linf_d" are above ALIAS's numerator, so that the rate is below ALIAS's;
+        "linf_d" by far. "l1inf" divides the extremes by |displacement|_1, our reading of the paper: its rate may be n
+        times too large and needs `gamma_max`. The first is the default because it is the tightest that is safe.
+    l_inf0 : float, default 100.0
+        First estimate of the smoothness, above 0; it stays in the sum.
+    lower_bound : float, default 0.0
+        Of option II, below the loss of the first step, which `value=` passes.
+    d0 : float, optional
+        Takes option I, as in ALIAS; needs a sign_zero that fits in a bit, no weight_decay, and one worker.
+    gamma_max : float, optional
+        Ceiling of the rate before `lr`, above 0.
+    weight_decay : float, default 0.0
+        Decoupled, at the rate found, at least 0. `moved` leaves it out, which errs on the side of a smaller rate.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What sign(0) is; 0 is the paper's.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`; no state is of `state_dtype`.
+
+    Notes
+    -----
+    Experimental: a reconstruction; the paper's denominator could not be read, and no published code has this form. The
+    bounds do not vanish when g = g_prev, so eta grows in every step and the rate falls like 1/t: meant for gradients
+    that are mostly noise. Several workers use the mean of |g|_1, the extremes of all, and signs before the vote.
+    Deviations: the displacement is lr*sign(g), before it is rounded to the parameters' dtype.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, an unknown option, "l1inf" without `gamma_max`, a `d0` with what it excludes; in the
+        first step, a loss that is not above `lower_bound`. Where values are unknown that makes the parameters NaN.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.ALIASCompact([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
+        l_inf0: Number = 100.0,
+        lower_bound: Number = 0.0,
+        d0: float | None = None,
+        gamma_max: float | None = None,
+        norm: str = 'agreement',
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class ALIASMomentum(SignOptimizer):
+    """Signum at ALIAS's rate, times a schedule.
+
+    ::
+
+        eta   = eta + |g - g_prev|_1 / |x_prev - p|_inf, from l_inf0 on
+        total = total + <g, x_prev - p>
+        gap   = max(gap, total), from d0 on; or without d0: f(x_0) - lower_bound
+        lr    = lr * min(gamma_max, sqrt(gap/eta))
+        m     = beta*m + (1 - beta)*g
+        delta = -(lr * (sign(m) + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1.0
+        Factor c_t of the rate, dimensionless. The published runs end by a cosine from 1 to 0.1; it enters the estimates
+        by the displacement alone. 1, no schedule, is the default because a schedule needs to know how long a run is.
+    beta : float, default 0.9
+        Weight of the past, in [0, 1); Signum's. 0 is `signcore.ALIAS` to the bit, for finite gradients.
+    l_inf0 : float, default 100.0
+        First estimate of the smoothness, above 0; it stays in the sum.
+    lower_bound : float, default 0.0
+        Of option II, below the loss of the first step, which `value=` passes.
+    d0 : float, optional
+        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss.
+    gamma_max : float, optional
+        Ceiling of the rate before `lr`, above 0.
+    update_gap : int, default 1
+        The estimates change in every so many-th step, with differences over as many.
+    warmup_steps : int, default 0
+        So many steps at `warmup_lr` come first; a multiple of `update_gap`. The momentum averages from the start.
+    warmup_lr : float, array or schedule, default 1e-3
+        Rate of the warm-up, not times `lr`.
+    scope : {"global", "group", "leaf"}, default "global"
+        What has a rate of its own.
+    sample : {"consecutive", "same"}, default "consecutive"
+        Whether g_prev is the last gradient, of another sample, or this sample at x_prev, from `grad_fn=`.
+    weight_decay : float, default 0.0
+        Decoupled, at the rate found, at least 0; the authors' runs have 0, 1e-3 and 0.01.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What sign(0) is; 0 is the paper's.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`. Each worker averages its own gradients.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`; `state_dtype` is m's.
+
+    Notes
+    -----
+    Experimental: no paper has it. The published code has an option of momentum that does nothing, because its buffer is
+    never stored. Here eta is made of the raw gradients and of the displacement as it was, so that for convex f and one
+    worker d stays below f(x_0) - min f whatever moved the parameters.
+    Deviations from ALIAS: the sign is the average's, and `lr` is meant to be a schedule.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, an unknown option, `update_gap` does not divide `warmup_steps`; in the first step, a loss
+        that is not above `lower_bound`. Where values are unknown (under jit, on a GPU) that makes the parameters NaN.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.ALIASMomentum([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
+        l_inf0: Number = 100.0,
+        lower_bound: Number = 0.0,
+        d0: float | None = None,
+        gamma_max: float | None = None,
+        update_gap: int = 1,
+        warmup_steps: int = 0,
+        warmup_lr: Number = 0.001,
+        scope: str = 'global',
+        sample: str = 'consecutive',
+        beta: Number = 0.9,
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class DitheredSignum(SignOptimizer):
+    """Signum with normal noise of a variance that is annealed, equations 9 and 10.
+
+    ::
+
+        m     = beta*m + (1 - beta)*g
+        sigma = sqrt(alpha*(1 + step)**-gamma);  with relative: sigma*norm(m)/sqrt(size)
+        u     = sign(m + sigma*z), z normal;  dither="after": sign(m) + sigma*z
+        delta = -(lr * (u + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1e-3
+        Step of a coordinate at |u| = 1, at least 0; that of Signum, as the paper names none.
+    beta : float, default 0.9
+        Weight of the past, in [0, 1); Signum's.
+    alpha : float, default 0.1
+        Variance of the noise at first, at least 0, the best of the paper's. 0 is Signum, and nothing is drawn.
+    gamma : float, default 0.55
+        How fast the variance falls, at least 0; the paper's. 0 keeps it.
+    dither : {"before", "after"}, default "before"
+        Where the noise is added. "after" it is the step's, in units of lr: not bounded, the same on all workers.
+    relative : bool, default False
+        Ours: noise in units of the root mean square of m, not of the gradient. Only before the sign.
+    scope : {"global", "leaf"}, default "global"
+        Of what that mean is taken: the whole model, or each leaf.
+    weight_decay : float, default 0.0
+        Decoupled, at least 0; the paper has none.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What sign(0) is; with noise before the sign next to nothing is 0.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`; noise before the sign is each worker's own.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`.
+
+    Notes
+    -----
+    The probability of +1 is Phi(m/sigma). alpha must fit |m|: of a momentum of 1e-3 the default leaves little but
+    noise, with 0.0025 as the sign's mean at first and 0.056 after 78,200 steps. relative=True adapts it. The power is
+    rounded to float32. Deviations: weight decay; a mean over workers' own noise is noisy signSGD with momentum.
+
+    Raises
+    ------
+    ValueError
+        A number or option that is not allowed, relative=True with dither="after", a scope without relative; alpha=0
+        when the rule was built and another in `hyper`.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.DitheredSignum([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
+        beta: Number = 0.9,
+        alpha: Number = 0.1,
+        gamma: Number = 0.55,
+        dither: str = 'before',
+        relative: bool = False,
+        scope: str = 'global',
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class EFSignSGD(SignOptimizer):
+    """Signs times the mean magnitude; what that loses is kept and added to the next step.
+
+    ::
+
+        v     = momentum*v + g
+        q     = lr*v + e
+        D     = (|q|_1/n) * sign(q)                      n numbers in the block, see scope
+        e     = q - D
+        D     = the mean over the workers; with two_sided:
+                q = D + server_e;  D = (|q|_1/n) * sign(q);  server_e = q - D
+        delta = -(lr * (weight_decay*p) + D)
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule
+        Factor of the gradient, at least 0; no default, its scale is SGD's. It comes before the sign, so e keeps the
+        steps that were due at the rates of their time.
+    momentum : float, default 0.0
+        In [0, 1), a heavy ball before the sign; the default of the authors' code. v starts at the first gradient.
+    scope : {"leaf", "group", "global"}, default "leaf"
+        The block that shares one magnitude: each tensor, as in the authors' code and experiments; those in one
+        container; or all, as the paper writes it.
+    two_sided : bool, default False
+        Compress the answer as well, with an error of its own (Tang et al. 2019, arXiv 1905.05957), so that it costs as
+        little on its way down; one worker then compresses twice.
+    weight_decay : float, default 0.0
+        Decoupled, at least 0: seen by neither error. The experiments of the paper add it to the gradient.
+    sign_zero : {"zero", "plus", "minus"}, default "zero"
+        What sign(0) is. A coin would gain nothing: what zeros add the error takes back.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`. A narrow `state_dtype` loses a part of the error, for good.
+
+    Notes
+    -----
+    ``p - e`` takes the steps of plain gradient descent (without decay, on one worker), and
+    ``|D - q|^2 = (1 - |q|_1^2/(n*|q|_2^2))*|q|^2``. Scaling all gradients scales the step.
+    Deviations: weight decay is decoupled. A block of several workers' signs has a scale for each of them.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, or an unknown option.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.EFSignSGD([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number,
+        *,
+        momentum: Number = 0.0,
+        scope: str = 'leaf',
+        two_sided: bool = False,
+        sign_zero: str = 'zero',
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class Hybrid(SignOptimizer):
+    """Signum finds the way and the scale, SGD finishes.
+
+    ::
+
+        m      = beta*m + (1 - beta)*g;  after the switch momentum*m + (1 - momentum)*g
+        lambda = |<sign(m), g>| / (|g|_2^2 + eps)        over all parameters, until the switch
+        lbar   = eta*lbar + (1 - eta)*lambda             until the switch
+        rate   = lbar, or with bias_correction lbar/(1 - eta^k); at most lr_max/lr
+        u      = sign(m);  dithered: sign(m + sqrt(alpha*(1 + k)^-gamma)*z), z normal;  after the switch rate*m
+        delta  = -(lr * (u + weight_decay*p))
+        switch when k steps are done, k = switch_step or switch_epoch*steps_per_epoch; without these, as SWATS does,
+               when lr*|lbar/(1 - eta^k) - lambda| < tolerance, k > 1
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1e-3
+        Step of every coordinate, at least 0; the paper gives none, it is Signum's here. SGD's rate is ``lr*lbar``,
+        the paper's for a constant lr; a schedule, or an `lr` passed with a call, scales both phases alike.
+    beta, eta : float, default 0.9 and 0.99
+        Weights of the past in m and lbar, in [0, 1); the paper gives neither.
+    eps : float, default 1e-8
+        At least 0. Where ``|g|^2`` is below it, lambda collapses.
+    switch_step, switch_epoch, steps_per_epoch : int, optional
+        Length of the first phase, at least 1, in steps or in epochs of `steps_per_epoch` steps; the paper takes 25
+        epochs for CIFAR-10, 60 for CIFAR-100. None of them, the default, is the trigger of SWATS (Keskar and Socher
+        2017, arXiv 1712.07628): no number would do for every run's length, and that one has none to choose.
+    tolerance : float, default 1e-9
+        Of that trigger, in the unit of a rate, at least 0; SWATS's.
+    bias_correction : bool, default False
+        Undo that lbar starts at 0; the paper does not. Small after 1/(1 - eta) steps.
+    lr_max : float, optional
+        Ceiling of SGD's rate, above 0; None is the paper. lambda is about ``sqrt(d)/|g|_2``: outliers may dominate it.
+    momentum : float, default 0.0
+        Of SGD, in [0, 1); 0 is the paper's. m goes on instead of starting anew, so m is all there is to store.
+    dithered : bool, default False
+        Noise before the sign, in the first phase; lambda does not see it.
+    alpha, gamma : float, default 0.1 and 0.55
+        Its variance at first and how fast it falls, at least 0; the paper's.
+    weight_decay : float, default 0.0
+        Decoupled, at least 0, by ``lr*weight_decay`` in both phases: the switch does not change it.
+    sign_zero, ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`; in lambda sign(0) is 0.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`.
+
+    Notes
+    -----
+    With eta = 0 the first step of SGD is the projection on g of the last of Signum. Several workers vote, then average:
+    lambda is of the means over workers of ``<sign(m), g>`` and ``|g|^2``; this is ours, the paper has one worker.
+    Deviations: lbar is per unit of lr; a switch waits until lbar is positive, with 0 nothing would ever move.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number out of range, an unknown option, a switch step of 0, two kinds of switch, epochs without their length.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.Hybrid([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
+        eta: Number = 0.99,
+        eps: Number = 1e-08,
+        switch_step: int | None = None,
+        switch_epoch: int | None = None,
+        steps_per_epoch: int | None = None,
+        tolerance: Number = 1e-09,
+        bias_correction: bool = False,
+        lr_max: float | None = None,
+        beta: Number = 0.9,
+        momentum: Number = 0.0,
+        dithered: bool = False,
+        alpha: Number = 0.1,
+        gamma: Number = 0.55,
         weight_decay: Number = 0.0,
         maximize: bool = False,
         nonfinite: str = 'propagate',
@@ -121,8 +734,8 @@ class Lion(SignOptimizer):
         Decoupled, at least 0. With decay every coordinate ends within ``1/weight_decay`` of zero.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
         What sign(0) is; published code for the distributed form sends -1.
-    seed : int, default 0
-        Of the coins of ``sign_zero="random"``.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
 
@@ -151,10 +764,219 @@ class Lion(SignOptimizer):
         params: ParamsT,
         lr: Number = 0.0001,
         *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
         beta1: Number = 0.9,
         beta2: Number = 0.99,
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class MonotoneSignSGD(SignOptimizer):
+    """signSGD, option 2: a step is made only if the loss falls.
+
+    ::
+
+        s     = sign(g)
+        delta = -(lr * (s + weight_decay*p))     with weight_decay = 0
+        p     = p + delta if value_fn(p + delta) < value, else p
+
+    A step needs ``value=``, the loss at the parameters, and ``value_fn=``, which evaluates it elsewhere.
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1e-3
+        Step of every coordinate, in the parameters' unit, at least 0. The theorem's is
+        ``sc.schedules.inverse_sqrt(lr)``; the paper has no default, this one is `SignSGD`'s.
+    weight_decay : float, default 0.0
+        Only 0: a decay that pulls against the loss would be accepted or refused together with the sign step, so
+        neither is the method of the paper any more. Add ``0.5*weight_decay*|p|^2`` to the loss.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What sign(0) is; 0 is the paper's definition.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`. With `maximize` the loss must rise: the gain is what is passed.
+
+    Notes
+    -----
+    The decision is one for the whole tree. A tie and a loss that is NaN keep the parameters, whose very words stay;
+    the step counts all the same, so that a schedule goes on falling. The two losses must be of one function: the same
+    mini-batch, with dropout and batch statistics frozen; then the loss never rises on that batch, whatever the
+    gradients. With several workers `value` is the mean of theirs, and `value_fn` must return the loss of all of
+    them, the same number on each, or the replicas part.
+    Deviations: none but the policies for zeros, which the paper does not have.
+
+    Raises
+    ------
+    TypeError
+        At a step: `value` or `value_fn` is missing.
+    ValueError
+        A number out of range, or an unknown option.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.MonotoneSignSGD([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        *,
         sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
         seed: int = 0,
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class NoisySignSGD(SignOptimizer):
+    """signSGD with noise of a constant scale before the sign, which brings the workers' median close to their mean.
+
+    ::
+
+        s     = sign(g + b*z), z normal, or uniform on [-1, 1)
+        delta = -(lr * (s + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1e-3
+        Step of every coordinate, at least 0; that of signSGD.
+    b : float, default 0.01
+        Scale of the noise in the gradient's unit, at least 0. The theory wants ``(K*d)**0.25`` for K steps and d
+        coordinates, far above any gradient, and steps to match. The default is ours: the size of a coordinate of a
+        small network's mini-batch gradient, where the sign begins to tell magnitudes apart. Match it to yours.
+    distribution : {"normal", "uniform"}, default "normal"
+        "uniform" is the stochastic sign of Jin et al. 2020 (arXiv 2002.10940): for ``b >= |g|`` its mean is g/b.
+    weight_decay : float, default 0.0
+        Decoupled, at least 0; the papers have none.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What sign(0) is; with noise next to nothing is 0.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`; each worker's noise is its own.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`; there is no per-element state.
+
+    Notes
+    -----
+    Normal noise is a float32 number of the quantile of 24 bits, uniform noise one of 2**24 multiples of 2**-23, and
+    then the sign is +1 where ``b*z < g``: the mean is g/b, exactly where that is such a multiple. ``b = 0`` is signSGD.
+    Deviations: weight decay; the paper lets z be of any symmetric unimodal density.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, or an unknown option.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.NoisySignSGD([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
+        b: Number = 0.01,
+        distribution: str = 'normal',
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class Rprop(SignOptimizer):
+    """Steps of their own size for every coordinate: longer while its gradient keeps its sign, shorter after a turn.
+
+    ::
+
+        s     = sign(g)
+        size  = lr at first
+        size  = size * (eta_plus if s*prev > 0, eta_minus if s*prev < 0, else 1), within [size_min, size_max]
+        prev  = 0 if s*prev < 0, else s
+        delta = -(size * (prev + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1e-2
+        The first size of every step, at least 0; read at a leaf's first gradient and never again, as in torch, whose
+        default it is. A size outside of the bounds is moved into them, so 0 does not freeze a leaf: a gradient of
+        None does.
+    eta_minus : float, default 0.5
+        What a step shrinks by when its gradient turns, in (0, 1); the paper's.
+    eta_plus : float, default 1.2
+        What it grows by otherwise, above 1; the paper's.
+    size_min : float, default 1e-6
+        Least size; the paper's.
+    size_max : float, default 50.0
+        Largest size; the paper's.
+    weight_decay : float, default 0.0
+        Decoupled, at least 0, and relative to each coordinate's size; neither the paper nor torch decays.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`.
+
+    Notes
+    -----
+    For gradients of the whole data: noise turns signs and shrinks all steps. With several workers the gradients
+    are averaged, since it is their sign that decides. A coordinate does not see the others, nor a positive factor of
+    its gradients; after a turn it rests for one step. A gradient that is NaN has the sign 0.
+    Deviations from torch.optim.Rprop: the signs of two gradients are compared, where torch takes the sign of their
+    product, which is 0 when that underflows; the state holds the sign of the last gradient, which is all that is used
+    of it; sizes are products rounded once each, as torch's are.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, or ``size_min > size_max``.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.Rprop([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.01,
+        *,
+        eta_minus: Number = 0.5,
+        eta_plus: Number = 1.2,
+        size_min: Number = 1e-06,
+        size_max: Number = 50.0,
         weight_decay: Number = 0.0,
         maximize: bool = False,
         nonfinite: str = 'propagate',
@@ -242,8 +1064,8 @@ class SignSGD(SignOptimizer):
         Decoupled, at least 0; no paper decays by default.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
         What sign(0) is. 0 is the papers' definition; "plus" is what one-bit packing does.
-    seed : int, default 0
-        Of the coins of ``sign_zero="random"``.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; there is no per-element state.
 
@@ -271,6 +1093,8 @@ class SignSGD(SignOptimizer):
         lr: Number = 0.001,
         *,
         sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
         seed: int = 0,
         weight_decay: Number = 0.0,
         maximize: bool = False,
@@ -288,6 +1112,11 @@ class Signum(SignOptimizer):
         u     = m, or with nesterov: beta*m + (1 - beta)*g with the new m
         delta = -(lr * (sign(u) + weight_decay*p))
 
+    and with ``form="heavy_ball"``::
+
+        m     = g at first, then beta*m + (1 - dampening)*g
+        u     = m, or with nesterov: g + beta*m with the new m
+
     Parameters
     ----------
     params : iterable
@@ -300,12 +1129,17 @@ class Signum(SignOptimizer):
     nesterov : bool, default False
         Look ahead by one average: the sign of ``g + mu*v`` with heavy-ball ``v = m/(1 - beta)``, scaled
         by ``1 - beta``, which no sign sees.
+    form : {"average", "heavy_ball"}, default "average"
+        The paper's average, or the velocity of torch's SGD, which starts at the first gradient.
+    dampening : float, default 0.0
+        Of the heavy ball, in [0, 1]; it does not damp the first gradient. 0, torch's default, gives the signs of
+        the average.
     weight_decay : float, default 0.0
         Decoupled, at least 0: not seen by the momentum.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
         What sign(0) is; 0 is the papers' definition.
-    seed : int, default 0
-        Of the coins of ``sign_zero="random"``.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
 
@@ -313,12 +1147,13 @@ class Signum(SignOptimizer):
     -----
     There is no bias correction: a positive factor does not change a sign. The average starts at zero,
     not at the first gradient, and under a vote each worker keeps its own (arXiv 1810.05291, algorithm 1).
+    The undamped heavy ball is ``m/(1 - beta)``; damped, the first gradient counts ``1/(1 - dampening)`` times more.
     Deviations: weight decay is decoupled; the paper's warm-up of plain signs is left to the caller.
 
     Raises
     ------
     ValueError
-        A number out of range, or an unknown option.
+        A number out of range, an unknown option, or dampening of an average.
 
     Examples
     --------
@@ -333,11 +1168,219 @@ class Signum(SignOptimizer):
         params: ParamsT,
         lr: Number = 0.001,
         *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
         beta: Number = 0.9,
         nesterov: bool = False,
+        form: str = 'average',
+        dampening: Number = 0.0,
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class SSDM(SignOptimizer):
+    """Signs that are drawn at random, so that their mean is the direction of the momentum; the workers' are averaged.
+
+    ::
+
+        m     = g at first, then beta*m + (1 - beta)*g
+        s     = +1 with probability (1 + m/norm(m))/2, else -1
+        delta = -(lr * (mean over workers of s + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule
+        Step of a coordinate on which all workers agree, at least 0; no default, as in the paper, whose theory takes
+        ``K**-0.75`` for K steps. It is some ``sqrt(d)`` times below signSGD's for d coordinates: most of each step is
+        noise, ``lr*sqrt(d/M)`` long for M workers, and what is left of the mean has length lr.
+    beta : float, default 0.9
+        Weight of the past, in [0, 1); the theory takes ``1 - K**-0.5``. The default is ours: that of Signum.
+    scope : {"global", "leaf"}, default "global"
+        Whose l2 norm it is: the whole model's, as in the paper, or each leaf's, which is less noisy but has each leaf's
+        own direction as its mean, so that leaves of small gradients count for as much as others.
+    weight_decay : float, default 0.0
+        Decoupled, at least 0; the paper has none.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What is sent when the whole m is 0: the paper's 0, or what needs one bit only. A zero among others is a coin.
+    seed : int, default 0
+        Of the draws; every worker has streams of its own (``init(params, worker=n)``).
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`.
+
+    Notes
+    -----
+    ``norm(m) * s`` has the mean m, exactly where m/norm(m) is a multiple of 2**-23 and within 2**-23 of the norm
+    elsewhere. The mean of the signs is the integer sum that the paper's server forms, divided by M in one rounding.
+    A worker's norm is of its own m, no matter over how many devices that is sharded. Workers that drew the same noise
+    would not average it away. Deviations: weight decay, the options `scope` and `sign_zero`, and that a leaf that
+    joins late starts at its own first gradient.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, or an unknown option.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.SSDM([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number,
+        *,
+        beta: Number = 0.9,
+        scope: str = 'global',
         sign_zero: str = 'zero',
         seed: int = 0,
         weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class StoSignSGD(SignOptimizer):
+    """Signs whose mean is the momentum divided by its largest magnitude so far, coordinate by coordinate.
+
+    ::
+
+        m     = beta*m + (1 - beta)*g
+        peak  = max(peak, |m|)
+        s     = sign(m + peak*z), z uniform on [-1, 1)
+        delta = -(lr * (s + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1e-3
+        Step of every coordinate, at least 0; the default is ours, that of signSGD.
+    beta : float, default 0.9
+        Weight of the past, in [0, 1); ours, that of Signum.
+    weight_decay : float, default 0.0
+        Decoupled, at least 0.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What is sent of a coordinate that has never had a gradient. A zero after others is a coin.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`; each worker's noise is its own.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`.
+
+    Notes
+    -----
+    As |m| never exceeds the peak, the mean of s is ``m/peak``: exactly where that is a multiple of 2**-23, and within
+    2**-23 elsewhere. The peak never decays, so one outlier slows a coordinate for ever. Deviations: the sign is +1
+    where ``peak*z < m`` for one of 2**24 values of z, so that the mean is met.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, or an unknown option.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.StoSignSGD([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
+        beta: Number = 0.9,
+        weight_decay: Number = 0.0,
+        maximize: bool = False,
+        nonfinite: str = 'propagate',
+        state_dtype: str | None = None,
+    ) -> None:
+        ...
+
+class Tiger(SignOptimizer):
+    """Sign of an average of the gradients, in steps that are a share of the root mean square of the leaf.
+
+    ::
+
+        m     = beta*m + (1 - beta)*g
+        lr    = lr * |p|_2 / sqrt(number of elements of the leaf)     with scale_by_rms
+        delta = -(lr * (sign(m) + weight_decay*p))
+
+    Parameters
+    ----------
+    params : iterable
+        Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
+        the hyperparameters below.
+    lr : float, array or schedule, default 1e-3
+        Step of every coordinate, at least 0: as a share of its leaf's rms, or without `scale_by_rms` itself. The
+        author's default.
+    beta : float, default 0.965
+        Weight of the past, in [0, 1); the author's.
+    scale_by_rms : bool, default True
+        As the author. A leaf of nothing but zeros never moves with it.
+    weight_decay : float, default 0.01
+        Decoupled, at least 0; the author's.
+    sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
+        What sign(0) is.
+    ties, aggregation, seed
+        As in every rule that votes, see `signcore.voting.SignRule`.
+    maximize, nonfinite, state_dtype
+        As in every rule, see `signcore.Rule`.
+
+    Notes
+    -----
+    The rms is of the whole leaf before the step, each leaf its own: how parameters are cut into leaves matters.
+    Without `scale_by_rms` this is Signum with other defaults. Under a vote each worker averages its own gradients.
+    Deviations: the author tells leaves by their names, a rule does not see them. Embeddings have an rms per row there,
+    here one for the leaf; what is called bias, beta or gamma has the rate ``0.5*lr`` and no decay: step such leaves by
+    ``Tiger(lr=0.5*lr, scale_by_rms=False, weight_decay=0.0)``. A gradient with NaN there shrinks its tensor by 1 %
+    and leaves m alone; here it is treated as `nonfinite` says. Gradients of micro-batches are averaged by the caller
+    before the step, which is what the author's accumulation amounts to, but for its rounding.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, or an unknown option.
+
+    Examples
+    --------
+    >>> import torch, signcore_torch
+    >>> w = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = signcore_torch.Tiger([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> optimizer.step()
+    """
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        *,
+        sign_zero: str = 'zero',
+        ties: str = 'zero',
+        aggregation: str = 'majority',
+        seed: int = 0,
+        beta: Number = 0.965,
+        scale_by_rms: bool = True,
+        weight_decay: Number = 0.01,
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
