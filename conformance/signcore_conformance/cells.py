@@ -34,6 +34,11 @@ class Plan(NamedTuple):
         chosen = self.dtypes or (backend.quick_dtypes if self.quick else ALL if self.full else backend.usual_dtypes)
         return tuple(dtype for dtype in chosen if dtype in backend.dtypes)
 
+    def rules_of(self, backend: Backend) -> tuple[str, ...]:
+        """Which rules: all, but in quick runs a few where each costs a compilation."""
+        few = self.quick and backend.main_variant_only and self.rules == tuple(sc.rules())
+        return tuple(golden.representatives()) if few else self.rules
+
     def workloads_of(self, backend: Backend) -> tuple[str, ...]:
         """Under which workloads."""
         return tuple(name for name in self.workloads if self.full or name not in backend.rests)
@@ -90,7 +95,7 @@ def wanted(task: Task, backend: Backend, plan: Plan) -> bool:
     """
     if task.dtype not in plan.dtypes_of(backend) or task.rule.state_dtype not in (None, *backend.dtypes):
         return False
-    if task.workload not in plan.workloads_of(backend):
+    if task.workload not in plan.workloads_of(backend) or task.rule.name not in plan.rules_of(backend):
         return False
     if task.is_main or plan.full:
         return True
@@ -112,7 +117,7 @@ def run(backends: Iterable[Backend], plan: Plan, dtypes: tuple[str, ...]) -> Ite
                         yield _run(backend, task, plan)
         for backend in backends:
             mixed = mixed_dtypes(backend, plan, dtypes)
-            if mixed:
+            if mixed and name in plan.rules_of(backend):
                 yield _run(backend, Task(golden.variants(name)[0], "mixed", "mixed"), plan, mixed)
 
 

@@ -39,6 +39,30 @@ def variants(rule: str) -> list[sc.Rule]:
     return [sc.rule(rule, **hyper) for hyper in load(rule)["variants"]]
 
 
+@cache
+def representatives() -> list[str]:
+    """The fewest rules (chosen greedily) that have, between them, whatever a backend treats by itself.
+
+    That is every kind of state field, every kind of number that is measured, every input beside gradients, every wire,
+    noise, and a second round.
+    """
+    features = {}
+    for name in sc.rules():
+        rule = variants(name)[0]
+        found = set(rule.kinds.values()) | {f"measures {p.kind}" for p in rule.partials.values()} | set(rule.needs)
+        found |= {f"sends {wire.aggregate}" for wire in rule._wires.values()} | {f"scope {rule.scope}"}
+        features[name] = (
+            found | ({"noise"} if rule.draws_noise else set()) | ({"two rounds"} if rule.settlements else set())
+        )
+    missing: set[str] = set().union(*features.values())
+    chosen: list[str] = []
+    while missing:
+        best = max(features, key=lambda name: len(missing & features[name]))
+        chosen.append(best)
+        missing -= features[best]
+    return sorted(chosen)
+
+
 def plain() -> list[str]:
     """Rules whose steps are elementwise, draw nothing and take nothing but gradients."""
     rules = [sc.rule(name, lr=0.1) for name in sc.rules()]

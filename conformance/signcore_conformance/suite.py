@@ -32,6 +32,8 @@ class Results:
         missing = []
         for rule in self.plan.rules:
             for backend in self.backends:
+                if rule not in self.plan.rules_of(backend):
+                    continue
                 dtypes = self.plan.dtypes_of(backend)
                 must = [(dtype, workload) for dtype in dtypes for workload in self.plan.workloads_of(backend)]
                 for dtype, workload in must + [("mixed", "mixed")] * self.plan.mixes(backend):
@@ -115,7 +117,8 @@ def cells_expected(backends: Iterable[Backend], plan: Plan) -> int:
         for backend in (b for b in BACKENDS if b.name in job["backends"]):
             for rule in plan.rules:
                 total += sum(wanted(t, backend, plan) for dtype in job["dtypes"] for t in tasks(rule, dtype, plan))
-                total += bool(mixed_dtypes(backend, plan, tuple(job["dtypes"])))
+                mixes = rule in plan.rules_of(backend) and mixed_dtypes(backend, plan, tuple(job["dtypes"]))
+                total += bool(mixes)
     return total
 
 
