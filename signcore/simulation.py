@@ -195,7 +195,7 @@ def _same_leaves(grads_per_worker: Sequence[Any]) -> None:
 
 
 def _repeated(value_fn: Any, workers: int) -> Any:
-    """`value_fn` for every worker, evaluated once more for each: replicas that decide differently would part for ever."""
+    """`value_fn` for every worker, evaluated for each: replicas that decide differently would part for ever."""
     seen: list[Any] = []
 
     def evaluate(params: Any) -> Any:

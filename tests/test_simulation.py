@@ -1,4 +1,4 @@
-"""Many workers in one process, and votes: the reference that distributed runs must equal. Oracles: the notes, section 5."""
+"""Many workers in one process, and votes: what distributed runs must equal. Oracles: the notes, section 5."""
 
 from fractions import Fraction
 from itertools import product

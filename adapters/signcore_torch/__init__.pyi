@@ -89,8 +89,13 @@ class AASS(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.AASS([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -179,8 +184,13 @@ class ALIAS(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.ALIAS([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -262,8 +272,13 @@ class ALIASAdam(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.ALIASAdam([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -342,8 +357,13 @@ class ALIASCompact(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.ALIASCompact([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -433,8 +453,13 @@ class ALIASMomentum(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.ALIASMomentum([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -517,8 +542,13 @@ class DitheredSignum(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.DitheredSignum([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -594,8 +624,13 @@ class EFSignSGD(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.EFSignSGD([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -678,8 +713,13 @@ class Hybrid(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.Hybrid([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -756,8 +796,13 @@ class Lion(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.Lion([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -827,8 +872,13 @@ class MonotoneSignSGD(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.MonotoneSignSGD([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -892,8 +942,13 @@ class NoisySignSGD(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.NoisySignSGD([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -965,8 +1020,13 @@ class Rprop(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.Rprop([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -1026,8 +1086,13 @@ class SGD(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.SGD([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -1084,8 +1149,13 @@ class SignSGD(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.SignSGD([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -1160,8 +1230,13 @@ class Signum(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.Signum([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -1233,8 +1308,13 @@ class SSDM(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.SSDM([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -1296,8 +1376,13 @@ class StoSignSGD(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.StoSignSGD([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,
@@ -1366,8 +1451,13 @@ class Tiger(SignOptimizer):
     >>> import torch, signcore_torch
     >>> w = torch.nn.Parameter(torch.ones(3))
     >>> optimizer = signcore_torch.Tiger([w], lr=0.1)
-    >>> w.sum().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = w.square().sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+    tensor(3., grad_fn=<SumBackward0>)
     """
     def __init__(
         self,

@@ -22,8 +22,13 @@ _EXAMPLE = """Examples
 >>> import torch, signcore_torch
 >>> w = torch.nn.Parameter(torch.ones(3))
 >>> optimizer = signcore_torch.{name}([w], lr=0.1)
->>> w.sum().backward()
->>> optimizer.step()"""
+>>> def closure():
+...     optimizer.zero_grad()
+...     loss = w.square().sum()
+...     loss.backward()
+...     return loss
+>>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
+tensor(3., grad_fn=<SumBackward0>)"""
 
 
 _MADE: dict[type[Rule], type[SignOptimizer]] = {}

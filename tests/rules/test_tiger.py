@@ -31,7 +31,8 @@ def rms_of(p):
 
 
 def test_the_step_is_the_authors_with_each_operation_rounded_once(same):
-    # github.com/bojone/tiger, tiger.py: lr * root_mean_square(var); m <- b1 m + (1 - b1) g; var - lr (sign(m) + wd var).
+    # github.com/bojone/tiger, tiger.py: lr * root_mean_square(var); m <- b1 m + (1 - b1) g;
+    # var - lr (sign(m) + wd var).
     beta, lr, wd, one = np.float32(0.965), np.float32(1e-3), np.float32(0.01), np.float32(1.0)
     p, m = PARAMS, np.zeros(64, np.float32)
     for g in GRADS:
