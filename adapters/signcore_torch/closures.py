@@ -26,7 +26,7 @@ def inputs(rule: Rule, param_groups: list[dict[str, Any]], i: int, closure: Any,
             f"`params` has {len(param_groups)} groups, and {type(rule).__name__} accepts or rejects one step of all "
             f"parameters together; pass one group"
         )
-    made: dict[str, Any] = {"value": loss}
+    made: dict[str, Any] = {"value": _plain(loss)}
     if closure is not None:
         params = param_groups[i]["params"]
         made["value_fn"] = lambda values: _evaluated(closure, params, values)[0]
@@ -41,7 +41,12 @@ def _evaluated(closure: Callable[[], Any], params: list[torch.Tensor], values: l
         grads = [None if value is None else p.grad for p, value in zip(params, values, strict=True)]
     if loss is None:
         raise TypeError("`closure` returned None, and the rule needs the loss; return it")
-    return (loss.detach() if isinstance(loss, torch.Tensor) else loss), grads
+    return _plain(loss), grads
+
+
+def _plain(loss: Any) -> Any:
+    """A loss without its history, which no step needs."""
+    return loss.detach() if isinstance(loss, torch.Tensor) else loss
 
 
 @contextmanager
