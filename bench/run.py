@@ -24,6 +24,17 @@ sys.path.insert(0, str(ROOT))
 
 import signcore as sc  # noqa: E402  (the clone's own, whatever is installed)
 
+# Those that have peers: elementwise steps of gradients alone. Every rule is raced beside Signum, see by_bytes.py.
+PLAIN = [
+    rule.name
+    for rule in (sc.rule(name, lr=0.1) for name in sc.rules())
+    if not (rule.needs or rule.partials or rule.draws_noise)
+]
+    name
+    for name in sc.rules()
+    if not (rule := sc.rule(name, lr=0.1)).needs | rule.partials.keys() and not rule.draws_noise
+]
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -31,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frameworks", nargs="+", choices=list(NAMES), default=list(NAMES), metavar="NAME")
     parser.add_argument("--only-primitives", action="store_true", help="leave out the rules")
     parser.add_argument("--only-by-bytes", action="store_true", help="only every rule beside Signum, on JAX")
-    parser.add_argument("--rules", nargs="+", choices=sc.rules(), default=sc.rules(), metavar="NAME")
+    parser.add_argument("--rules", nargs="+", choices=PLAIN, default=PLAIN, metavar="NAME")
     parser.add_argument("--seconds", type=float, help="time for each table (default: 4, quick: 0.1)")
     parser.add_argument("--patience", type=float, default=300.0, help="limit for each first call, in s (default: 300)")
     parser.add_argument("--output", type=Path, help="Markdown file (default: docs/benchmarks.md for a full run)")
@@ -102,7 +113,7 @@ def main() -> int:
     everything = not args.quick and args.frameworks == list(NAMES) and not failed and not args.only_by_bytes
     if everything:
         (ROOT / "docs" / "benchmarks-primitives.md").write_text(primitives_document(races, versions))
-    if args.output or (everything and args.rules == sc.rules() and not args.only_primitives):
+    if args.output or (everything and args.rules == PLAIN and not args.only_primitives):
         output = args.output or ROOT / "docs" / "benchmarks.md"
         output.parent.mkdir(exist_ok=True)
         output.write_text(document(tables, versions, sets))

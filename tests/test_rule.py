@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 from collections import OrderedDict, defaultdict
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -174,12 +175,19 @@ def inputs(rule, params):
     return {name: made[name]() for name in rule.needs}
 
 
+def narrow(rule):
+    """Second moments of the gradients may overflow in a state that is asked to be float16."""
+    return np.errstate(over="ignore") if rule.state_dtype == "float16" else nullcontext()
+
+
 def step_of(rule, params, g, state, **options):
-    return rule.step(params, g, state, **inputs(rule, params), **options)
+    with narrow(rule):
+        return rule.step(params, g, state, **inputs(rule, params), **options)
 
 
 def delta_of(rule, params, g, state, **options):
-    return rule.delta(params, g, state, **inputs(rule, params), **options)
+    with narrow(rule):
+        return rule.delta(params, g, state, **inputs(rule, params), **options)
 
 
 def run(rule, params=PARAMS, grads=GRADS, names=None, **options):
@@ -212,7 +220,8 @@ def boxes(rule, params, g, state):
     message, state = rule.message(params, g, state, scalars)
     aggregate, scalars = second_round(rule, params, g, state, message, scalars)
     given = {name: each for name, each in inputs(rule, params).items() if name == "value_fn"}
-    return rule.apply(params, g, aggregate, state, scalars, **given)
+    with narrow(rule):
+        return rule.apply(params, g, aggregate, state, scalars, **given)
 
 
 def test_message_then_apply_is_delta(any_cell, same):
@@ -783,7 +792,7 @@ def test_every_value_of_every_option_changes_a_word(name, option, value, differ)
 # -- sign(0) -----------------------------------------------------------------------------------------------
 
 
-COINS = [name for name in CLASSES if hasattr(VARIANTS[name], "sign_zero")]
+COINS = [name for name in CLASSES if buildable(CLASSES[name], lr=0.01, sign_zero="random") is not None]
 DRAWING = [name for name in CLASSES if name in COINS or VARIANTS[name].draws_noise]
 # the words are the same whatever the rule: one rule for JAX, where each costs seconds of compilation
 NOISY = [(name, library) for name in DRAWING for library in LIBRARIES]
@@ -1037,7 +1046,7 @@ def test_wire_bits_count_a_sign_as_one_bit_only_where_it_cannot_be_zero(plain):
         assert bits[name] in ({1.0, 2.0} if wire.bits is None else {wire.bits})
         if wire.bits is None and hasattr(plain, "sign_zero"):
             assert bits[name] == 2.0
-            for policy in ("plus", "minus", "random"):
+            for policy in set(plain.__dataclass_fields__["sign_zero"].metadata["choices"]) - {"zero"}:
                 assert plain.replace(sign_zero=policy).wire_bits()[name] == 1.0
 
 

@@ -280,7 +280,10 @@ def _torch_adapter(backend: Backend, rule: sc.Rule, workload: Workload) -> Itera
 
     tree = tree_map(lambda a: torch.nn.Parameter(backend.to(a)), workload.tree(workload.params))
     leaves = [leaf for leaf in flatten(tree) if leaf.value is not None]
-    optimizer = signcore_torch.from_rule([(leaf.path, leaf.value) for leaf in leaves], rule)
+    groups: dict[str, list[Any]] = {}
+    for leaf in leaves:  # torch's groups are the containers, where the rule asks for groups
+        groups.setdefault(leaf.path.rpartition("/")[0] if rule.scope == "group" else "", []).append(tuple(leaf))
+    optimizer = signcore_torch.from_rule([{"params": group} for group in groups.values()], rule)
     for inputs in workload.inputs:
         if workload.is_network:
             with torch.no_grad():
@@ -308,10 +311,15 @@ def _torch_adapter(backend: Backend, rule: sc.Rule, workload: Workload) -> Itera
 
 def _torch_state(rule: sc.Rule, optimizer: Any, tree: Any) -> Any:
     """The optimizer's per-parameter state as the rule's own."""
+    import torch
+
     fields = {}
     for name in type(rule)._marks:
         if name not in rule.kinds:
             fields[name] = None
+        elif rule.kinds[name] == "scalar" and rule.scope == "group":
+            values = [optimizer.state[group["params"][0]][name] for group in optimizer.param_groups]
+            fields[name] = torch.cat(values)
         elif rule.kinds[name] in ("shared", "scalar"):
             fields[name] = next(iter(optimizer.state.values()))[name]
         else:

@@ -11,7 +11,7 @@ import numpy as np
 import signcore as sc
 from signcore.tree import flatten
 
-from .backends import ALL, BACKENDS, Backend, Step, tree_map
+from .backends import ALL, BACKENDS, Backend, Step, extras, tree_map
 from .compare import Outcome, compare, expected, find
 from .report import describe
 from .workloads import LARGE, QUICK_NAMES, Workload, numpy_dtype
@@ -57,7 +57,8 @@ def check(
     ----------
     step : callable
         ``(params, grads, state) -> (params, state)``; trees of arrays, the state as ``rule.init`` makes it. It
-        must not write to what it is given (a buffer donated to ``jax.jit`` is not written to).
+        must not write to what it is given (a buffer donated to ``jax.jit`` is not written to). For a rule that needs
+        more than gradients it is called with the keywords ``value``, ``value_fn`` and ``grad_fn`` that the rule needs.
     rule : Rule
         What `step` claims to compute; one of signcore's own, all of its hyperparameters numbers.
     dtype : {"float16", "bfloat16", "float32", "float64"}
@@ -163,7 +164,7 @@ def _run(step: Any, rule: sc.Rule, workload: Workload, backend: Backend, stop: i
         before = {path: (leaf, _words(leaf, backend)) for path, leaf in flatten(given)}
         result, raised = None, ""
         try:
-            result = step(*given.values())
+            result = step(*given.values(), **extras(rule, params))
         except Exception:
             raised = "the step raised\n" + traceback.format_exc(limit=-4)
             if k != stop:

@@ -244,7 +244,7 @@ def test_a_rule_that_is_not_signcores_is_refused() -> None:
     class Mine(sc.Signum):
         pass
 
-    with pytest.raises(ValueError, match=r"`rule` is 'Mine'.*known: aass, lion"):
+    with pytest.raises(ValueError, match=r"`rule` is 'Mine'.*known: aass, alias"):
         check(never, Mine(lr=0.1))
 
 
