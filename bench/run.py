@@ -30,10 +30,6 @@ PLAIN = [
     for rule in (sc.rule(name, lr=0.1) for name in sc.rules())
     if not (rule.needs or rule.partials or rule.draws_noise)
 ]
-    name
-    for name in sc.rules()
-    if not (rule := sc.rule(name, lr=0.1)).needs | rule.partials.keys() and not rule.draws_noise
-]
 
 
 def arguments() -> argparse.Namespace:
