@@ -175,18 +175,19 @@ def inputs(rule, params):
     return {name: made[name]() for name in rule.needs}
 
 
-def narrow(rule):
-    """Second moments of the gradients may overflow in a state that is asked to be float16."""
-    return np.errstate(over="ignore") if rule.state_dtype == "float16" else nullcontext()
+def quiet(rule):
+    """NumPy warns of overflow: of second moments in float16, of rates that run away, in scalars of a skipped step."""
+    may = rule.state_dtype == "float16" or rule.name not in ELEMENTWISE
+    return np.errstate(over="ignore", invalid="ignore") if may else nullcontext()
 
 
 def step_of(rule, params, g, state, **options):
-    with narrow(rule):
+    with quiet(rule):
         return rule.step(params, g, state, **inputs(rule, params), **options)
 
 
 def delta_of(rule, params, g, state, **options):
-    with narrow(rule):
+    with quiet(rule):
         return rule.delta(params, g, state, **inputs(rule, params), **options)
 
 
@@ -220,7 +221,7 @@ def boxes(rule, params, g, state):
     message, state = rule.message(params, g, state, scalars)
     aggregate, scalars = second_round(rule, params, g, state, message, scalars)
     given = {name: each for name, each in inputs(rule, params).items() if name == "value_fn"}
-    with narrow(rule):
+    with quiet(rule):
         return rule.apply(params, g, aggregate, state, scalars, **given)
 
 

@@ -27,7 +27,9 @@ from signcore.rule import classes
 from signcore_conformance import golden
 
 STEPS = 4
-RULES = golden.plain()
+# Not Rprop, whose smallest step is not the learning rate's: several of these tests take a step of length zero. Its words
+# are in test_every_rule.py.
+RULES = [name for name in golden.plain() if name != "rprop"]
 ALONE = ("ties", "aggregation")  # what changes nothing for one worker
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 SHAPES = [(5, 3), (), (0,), (7,)]
@@ -972,9 +974,9 @@ class TestT6T7StateDict:
         same(states(optimizer, params), states(other, fresh))
         for p in fresh:
             assert int(other.state[p]["step"]) == 16777217
-            for field, mark in marks(classes()[name].State).items():
+            for field, kind in rule_of(name, **noisy_options(name)).kinds.items():
                 value = other.state[p][field]
-                if mark.kind == "element":
+                if kind == "element":
                     assert value.dtype == (torch.float64 if dtype == "float64" else torch.float32)
                 else:
                     assert value.dtype == torch.int32
