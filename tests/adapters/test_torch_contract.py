@@ -27,7 +27,7 @@ from signcore.rule import classes
 from signcore_conformance import golden
 
 STEPS = 4
-# Not Rprop, whose smallest step is not the learning rate's: several of these tests take a step of length zero. Its words
+# Not Rprop, whose least step is not the learning rate: several of these tests take a step of length zero. Its words
 # are in test_every_rule.py.
 RULES = [name for name in golden.plain() if name != "rprop"]
 ALONE = ("ties", "aggregation")  # what changes nothing for one worker
