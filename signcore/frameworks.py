@@ -365,3 +365,8 @@ def only_if(wanted: Any, function: Any, otherwise: Any) -> Any:
 def known(flag: Any) -> Any:
     """A 0-d bool as Python's where its value can be read without waiting; else the array."""
     return bool(on_host(flag)) if is_on_host(flag) else flag
+
+
+def without_history(array: Any) -> Any:
+    """An array that autograd does not follow: a state may hold parameters, and no step is differentiated."""
+    return array.detach() if hasattr(array, "requires_grad_") else array

@@ -171,7 +171,7 @@ class Work:
         if self.rule.kinds[name] == "scalar":
             return xp.reshape(value, (-1,))
         zero = frameworks.constant(xp, 0.0, frameworks.dtype(xp, self.wide), self.like)
-        return xp.stack([zero if each is None else each for each in self.columns[name]])
+        return xp.stack([zero if each is None else each for each in self.columns[name] or [zero]])
 
     def each(self, function: Any, extra: Mapping[str, Any]) -> Iterator[Any]:
         """``function(p, g, s, h)`` of every leaf, as vectors of the compute dtype; None where there is no gradient."""
@@ -262,7 +262,7 @@ class Work:
             g = ops.widen(g)
             outs, s = kernel(ops.widen(p), -g if rule.maximize else g, s, h, words, *sent)
             stored = [
-                ops.narrow(getattr(s, name), dtype, kept, stored=rule.kinds[name] != "copy")
+                frameworks.without_history(ops.narrow(getattr(s, name), dtype, kept, stored=rule.kinds[name] != "copy"))
                 for name, (kept, dtype) in formats.items()
             ]
             last.update({name: xp.asarray(getattr(s, name)) for name in whole})
