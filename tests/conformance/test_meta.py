@@ -47,7 +47,7 @@ def test_the_unbroken_formula_passes() -> None:
 
 
 def test_lerp_instead_of_two_products_is_caught() -> None:
-    lerp = {"m = flush(beta*m + (1 - beta)*g)": "m = flush(m + (1 - beta)*(g - m))"}
+    lerp = {"average = flush(beta*m + (1 - beta)*g)": "average = flush(m + (1 - beta)*(g - m))"}
     verdict = check(altered(DECAYED, lerp), DECAYED)
     assert verdict.mismatch is not None
     assert verdict.mismatch["path"].startswith("state/m")
@@ -55,7 +55,7 @@ def test_lerp_instead_of_two_products_is_caught() -> None:
 
 
 def test_momentum_that_is_zeroed_each_step_is_caught() -> None:
-    zeroed = {"m = flush(beta*m + (1 - beta)*g)": "m = flush((1 - beta)*g)"}
+    zeroed = {"average = flush(beta*m + (1 - beta)*g)": "average = flush((1 - beta)*g)"}
     verdict = check(altered(DECAYED, zeroed), DECAYED)
     assert verdict.mismatch is not None
     assert verdict.mismatch["step"] == 1, "the first step has no momentum to lose"
