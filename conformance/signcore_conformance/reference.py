@@ -208,8 +208,6 @@ class Tools:
 
     def stochastic_sign(self, v: Any, scale: Any) -> Any:
         """+1 where ``scale*a`` is below `v`, -1 elsewhere, for the uniform a of the words; 0 without a scale."""
-        if self.stop_at_sign:  # no ulp decides it
-            return v
         tiny, least = FLUSH[self.dtype], {"float32": 2.0**-126, "float64": 2.0**-1022}[self.dtype]
         a = ((np.asarray(self.noise) >> 8) - 2**23) * 2.0**-23
         if isinstance(v, Scalar):
@@ -643,16 +641,22 @@ class Reference:
         return new
 
     def argument(self, p: np.ndarray, g: np.ndarray, path: str, state: dict[str, Any]) -> np.ndarray | None:
-        """What the first `sign` of the formula is given, None for a rule without one that depends on its leaf alone."""
+        """What the first `sign` of the formula is given; None for a rule without one that its leaf alone decides.
+
+        Numbers measured over the tree are NaN here, since no one leaf has them: a sign of what depends on them is
+        none that a leaf's gradient decides by itself.
+        """
         leaf = self._leaf(p, g, path, state, whole=True)
+        measured = [name for _, measure, lines, _ in self.stages for name in (*measure, *dict(lines))]
+        leaf.give(dict.fromkeys([*measured, *self._named("scalar", "leaf scalar")], math.nan))
         try:
             for formula, *_ in self.stages:
                 leaf.run(formula, stop_at_sign=True)
             leaf.run(self.lines, stop_at_sign=True)
         except _Signed as found:
-            return np.broadcast_to(np.asarray(found.args[0]), p.shape)
-        except NameError:  # a scalar of the whole tree comes first
-            return None
+            x = found.args[0]
+            argument = np.broadcast_to(np.asarray(x.value if isinstance(x, Scalar) else x), p.shape)
+            return None if p.size and np.isnan(argument).all() else argument
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ LISTED = (
     "numpy numpy-readonly array-api-strict cupy-loop torch torch-adapter torch-compile jax jax-jit jax-scan "
     "optax-adapter cupy torch-cuda torch-cuda-compile jax-cuda jax-cuda-jit"
 )
+
+# No sign at all (sgd); a sign of what depends on numbers of the whole tree (d of Prodigy, the norm of ssdm).
+WITHOUT_NEAR_TIES = ("alias_adam", "sgd", "ssdm")
 
 
 def test_every_promised_backend_is_in_the_list() -> None:
@@ -46,11 +50,11 @@ def test_every_rule_has_a_golden_file_with_words_of_every_variant_and_dtype(name
 def test_an_ulp_decides_at_least_a_twentieth_of_the_signs_near_ties(name: str, dtype: str) -> None:
     rule = golden.variants(name)[0]
     made = workloads.make("near-ties", rule, dtype, workloads.SMALL)
-    if not any("sign(" in line for line in golden.load(name)["formula"]):
+    if name in WITHOUT_NEAR_TIES:
         assert made.near is None
-        return
-    assert made.near is not None
-    assert made.near >= 0.05
+    else:
+        assert made.near is not None
+        assert made.near >= 0.05
 
 
 @pytest.mark.parametrize("dtype", suite.ALL)
@@ -103,11 +107,11 @@ def test_options_are_left_out_where_they_cost_compilations_and_nowhere_else() ->
     backends = {backend.name: backend for backend in BACKENDS}
     for quick, full in ((False, False), (True, False), (False, True)):
         plan = cells.Plan(("aass",), (), workloads.SMALL, quick, full)
-        for name in ("numpy", "jax-jit", "torch-compile"):
-            options = [t for t in cells.tasks("aass", "bfloat16", plan) if not t.is_main]
+        for name, dtype in product(("numpy", "jax-jit", "torch-compile"), ("bfloat16", "float32")):
+            options = [t for t in cells.tasks("aass", dtype, plan) if not t.is_main]
             run = [t for t in options if cells.wanted(t, backends[name], plan)]
-            every = not quick and (full or name != "torch-compile")
-            assert (len(run) == len(options)) == every
+            cheap = name == "numpy" or (name == "jax-jit" and dtype == "float32")
+            assert (len(run) == len(options)) == (full or (cheap and not quick))
 
 
 def test_the_command_passes_and_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
