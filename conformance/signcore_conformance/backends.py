@@ -64,6 +64,8 @@ class Backend:
     quick_dtypes, usual_dtypes : tuple of str
         Run with ``--quick``, and without it or ``--full``: few where each dtype costs compilations. The mixed tree has
         all of them.
+    quick_few : bool
+        Whether ``--quick`` runs the rules that stand for the others only (`golden.representatives`).
     rests : tuple of str
         Workloads that only ``--full`` runs, because they would be compiled together with each rule.
     """
@@ -81,6 +83,7 @@ class Backend:
     main_variant_only: bool = False
     quick_dtypes: tuple[str, ...] = ("bfloat16", "float32")
     usual_dtypes: tuple[str, ...] = ALL
+    quick_few: bool = False
     rests: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
@@ -448,15 +451,17 @@ _TORCH: dict[str, Any] = {"needs": ("torch",), "back": _torch_back}
 _CUDA: dict[str, Any] = _TORCH | {"to": _torch_to("cuda"), "device": _no_cuda_in_torch}
 _JAX: dict[str, Any] = {"needs": ("jax",), "to": _jax_to("cpu"), "back": _jax_back}
 _ONE: dict[str, Any] = {"quick_dtypes": ("float32",)}
+_FEWEST: dict[str, Any] = {"quick_few": True}
 _FEW: dict[str, Any] = {"usual_dtypes": ("bfloat16", "float32")}
-_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_ONE, **_FEW}  # see jax-jit
+_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_FEW, **_FEWEST}
 _JAX_CUDA: dict[str, Any] = _JAX | {"to": _jax_to("gpu"), "device": _no_gpu_in_jax}
 _COMPILE: dict[str, Any] = {
     "wrap": _torch_compile,
     "traced": True,
     "main_variant_only": True,
-    "quick_dtypes": ("float32",),
+    **_ONE,
     **_FEW,
+    **_FEWEST,
 }
 
 BACKENDS = (
@@ -467,9 +472,9 @@ BACKENDS = (
     Backend("torch", "torch", to=_torch_to("cpu"), **_TORCH),
     Backend("torch-adapter", "torch", to=_torch_to("cpu"), drive=_torch_adapter, **_TORCH),
     Backend("torch-compile", "torch-compile", to=_torch_to("cpu"), **_TORCH, **_COMPILE),
-    Backend("jax", "jax", **_JAX, **_ONE),
-    Backend("jax-jit", "jax", wrap=_jit, traced=True, **_JAX),
-    Backend("jax-scan", "jax", drive=_scan, rests=("digits",), **_JAX, **_JITTED),
+    Backend("jax", "jax", **_JAX, **_ONE, **_FEWEST),
+    Backend("jax-jit", "jax", wrap=_jit, traced=True, **_JAX, **_ONE),
+    Backend("jax-scan", "jax", drive=_scan, rests=("digits",), **_JAX, **_JITTED, **_ONE),
     Backend("optax-adapter", "jax", drive=_optax, **(_JAX | _JITTED | {"needs": ("jax", "optax")})),
     Backend("cupy", "cupy", ("cupy",), _NO_BFLOAT16, _cupy_to, _cupy_back, device=_no_cuda_in_cupy),
     Backend("torch-cuda", "torch-cuda", **_CUDA),

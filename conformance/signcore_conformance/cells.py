@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
     def rules_of(self, backend: Backend) -> tuple[str, ...]:
         """Which rules: all, but in quick runs a few where each costs a compilation."""
-        few = self.quick and backend.main_variant_only and self.rules == tuple(sc.rules())
+        few = self.quick and backend.quick_few and self.rules == tuple(sc.rules())
         return tuple(golden.representatives()) if few else self.rules
 
     def workloads_of(self, backend: Backend) -> tuple[str, ...]:
