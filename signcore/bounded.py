@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from . import bits, checks
+from . import bits, checks, frameworks
 from .dtypes import name_of
 from .estimator import ParameterFree
 from .fields import Hyper, option
@@ -14,7 +14,7 @@ from .marks import Partial
 from .ops import flush, product, quotient, sign, where
 from .rule import Rule
 
-_MEASURED = {"agreement": {"size"}, "linf_d": {"most", "least", "count"}, "l1inf": {"most", "least", "nonzero"}}
+_MEASURED = {"agreement": {"size"}, "linf_d": {"most", "least"}, "l1inf": {"most", "least", "nonzero"}}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class Bounded(ParameterFree):
     def unused(self) -> set[str]:
         """What the other norms need, and what option I needs."""
         other = {"most", "least"} if self.norm == "agreement" else {"size"}
-        return super().unused() | other | ({"rate", "signs"} if self.d0 is None else set())
+        return super().unused() | other | ({"rate", "signs", "last"} if self.d0 is None else set())
 
     @property
     def partials(self) -> dict[str, Partial]:
@@ -71,7 +71,9 @@ class Bounded(ParameterFree):
         if self.norm == "l1inf":
             found["nonzero"] = sign(g, "zero" if self.sign_zero == "zero" else "plus")
         if self.d0 is not None:
-            found["inner"] = (g, bits.unpack(s.signs, g.shape[0], name_of(g.dtype)))
+            # A leaf that did not move in the last step has signs of none, or of an older one with another rate.
+            moved = (s.last > 0) & (s.last == s.step)
+            found["inner"] = (where(moved, g, 0.0), bits.unpack(s.signs, g.shape[0], name_of(g.dtype)))
         return found
 
     def finish(self, partials: dict[str, Any], *, workers: int = 1) -> dict[str, Any]:
@@ -82,14 +84,14 @@ class Bounded(ParameterFree):
 
     def ratio(self, found: dict[str, Any], s: Any) -> Any:
         """The bound over the last displacement."""
+        still = (s.moved == 0.0) | (found["count"] == 0.0)
         if self.norm == "agreement":
             bound = found["size"] + s.size
         else:
             up, down = found["most"] - s.least, s.most + found["least"]
-            bound = where(up > down, up, down)
+            bound = where(still, 0.0, where(up > down, up, down))  # of no gradient the extremes are infinite
         if self.norm == "linf_d":
             bound = product(found["count"], bound)
-        still = s.moved == 0.0
         return where(still, 0.0, quotient(bound, where(still, 1.0, s.moved)))
 
     def descended(self, found: dict[str, Any], s: Any) -> Any:
@@ -97,20 +99,28 @@ class Bounded(ParameterFree):
         return flush(product(s.rate, found["inner"]))
 
     def advance(self, found: dict[str, Any], s: Any, h: Hyper) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The estimates, and what the next step must know of this one."""
+        """The estimates, and what the next step must know of this one; without a gradient, what it knew."""
         seen, new = super().advance(found, s, h)
-        gamma = seen["gamma"]
+        gamma, none = seen["gamma"], found["count"] == 0.0
         if self.norm == "agreement":
-            new |= {"size": found["size"]}
+            last = {"size": found["size"]}
             some = found["size"] > 0.0
         else:
-            new |= {"most": found["most"], "least": -found["least"]}
+            last = {"most": found["most"], "least": -found["least"]}
             some = (found["most"] > 0.0) | (found["least"] > 0.0)
         if self.norm == "l1inf":
-            new["moved"] = flush(product(gamma, found["nonzero"]))
+            last["moved"] = flush(product(gamma, found["nonzero"]))
         else:
-            new["moved"] = where(some, gamma, 0.0) if self.sign_zero == "zero" else gamma
+            last["moved"] = where(some, gamma, 0.0) if self.sign_zero == "zero" else gamma
+        new |= {name: where(none, getattr(s, name), value) for name, value in last.items()}
         return seen, new if self.d0 is None else {**new, "rate": gamma}
+
+    def marked(self, s: Any) -> Any:
+        """The leaf's state with the step in which it moves, counted from 1."""
+        if s.last is None:
+            return s
+        xp = frameworks.namespace(s.step)
+        return s._replace(last=s.step + xp.astype(s.step < 2**31 - 1, xp.int32))
 
     def packed_leaf(self, p: Any, g: Any, s: Any, h: Hyper) -> dict[str, Any]:
         """Of option I, the signs of this gradient."""

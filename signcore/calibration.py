@@ -69,6 +69,13 @@ class Calibrated(SignRule):
             raise ValueError(
                 f"the first phase has {self.first_phase} steps; a step counter goes to {_LAST}: pass fewer"
             )
+        default = type(self).tolerance
+        if self.first_phase is not None and checks.is_number(self.tolerance) and self.tolerance != default:
+            given = "switch_step" if step is not None else "switch_epoch"
+            raise ValueError(
+                f"`tolerance` is {self.tolerance!r} and `{given}` is {getattr(self, given)!r}, which leaves it idle; "
+                f"pass one of them"
+            )
         if self.lr_max is not None and not checks.is_number(self.lr_max):
             raise TypeError(f"`lr_max` is {self.lr_max!r}; pass a number above 0, or None")
         if self.lr_max is not None:
@@ -104,7 +111,8 @@ class Calibrated(SignRule):
             corrected = flush(quotient(lbar, new["share"]))
             rate = corrected if self.bias_correction else lbar
         if self.first_phase is None:
-            met = (s.step > 0) & (product(h.lr, xp.abs(corrected - ratio)) < h.tolerance)
+            near = product(h.lr, xp.abs(corrected - ratio)) < h.tolerance
+            met = (s.step > 0) & (h.lr > 0.0) & near  # beside an lr of 0 any two rates are near
         else:
             met = s.step >= self.first_phase - 1
         new["switched"] = s.switched | xp.astype(first & met & (lbar > 0.0), xp.int32)

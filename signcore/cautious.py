@@ -15,7 +15,6 @@ from .frameworks import namespace
 from .marks import Partial, Wire
 from .ops import flush, product, quotient, sign, where
 from .rule import Rule
-from .walk import words_of
 
 __all__ = ["cautious", "cautious_decay"]
 
@@ -64,10 +63,9 @@ class Cautious(Base):
         message, s = super().message_leaf(p, g, s, h, noise)
         return self.Message(*message[: self._sent], sign(g)), s
 
-    def settle_leaf(self, p: Any, aggregate: Any, s: Any, h: Hyper) -> dict[str, Any]:
+    def settle_leaf(self, p: Any, aggregate: Any, s: Any, h: Hyper, *noise: Any) -> dict[str, Any]:
         """Where the rule's step and the gradients agree."""
-        words = (namespace(p).reshape(words_of(p, s.stream, s.step, 0), p.shape),) if self.applies_noise else ()
-        agrees = _agrees(self._bare(p, aggregate, s, h, *words), aggregate)
+        agrees = _agrees(self._bare(p, aggregate, s, h, *noise), aggregate)
         return {"cautious_agreeing": namespace(p).astype(agrees, p.dtype), "cautious_size": p}
 
     def apply_leaf(self, p: Any, aggregate: Any, s: Any, h: Hyper, *noise: Any) -> tuple[Any, Any]:

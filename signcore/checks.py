@@ -138,6 +138,42 @@ def given(rule: Any, name: str, value: Any) -> None:
         raise TypeError(f"`{name}` is {value!r}; pass {_INPUTS[name]}")
 
 
+def loss(what: str, value: Any, way_out: str = "pass the loss") -> None:
+    """A loss is one real number, traced or not: NaN and infinity are none of our business here, None is."""
+    if is_number(value):
+        try:
+            math.isfinite(value)
+        except OverflowError:  # an int beyond every float
+            raise ValueError(f"`{what}` is an int of {value.bit_length()} bits; {way_out} as a float") from None
+    elif not _is_real_scalar(value):
+        raise TypeError(f"`{what}` is {_described(value)}; {way_out}: one real number, Python's or a 0-d array")
+
+
+def loss_of(value: Any) -> None:
+    """What a `value_fn` returned must be a loss."""
+    missing = " (a `return` is missing)" if value is None else ""
+    loss("value_fn(params)", value, f"return the loss{missing}")
+
+
+def function(name: str, value: Any, returns: str) -> None:
+    """An argument must be a function of params."""
+    if not callable(value):
+        raise TypeError(f"`{name}` is {_described(value)}; pass a function of params that returns {returns}")
+
+
+def is_rule(argument: str, value: Any, base: type) -> None:
+    """An argument must be a rule."""
+    if not isinstance(value, base):
+        raise TypeError(f"`{argument}` is {value!r}; pass a rule, made by signcore.rule(name, lr=...)")
+
+
+def _described(value: Any) -> str:
+    """A value for a message: arrays by their kind, for their numbers would fill the screen."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array of {name_of(value.dtype)} of shape {tuple(value.shape)}"
+    return repr(value)
+
+
 def count(name: str, value: Any, least: int) -> None:
     """A whole number of at least `least`."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):

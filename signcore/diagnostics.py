@@ -20,7 +20,8 @@ def observe(rule: Rule, work: Work, previous: Any) -> dict[str, Any]:
     -------
     dict
         ``signs``, what was sent, a tree; ``zero_share`` of them; ``bits_at_risk`` of what the signs were taken of, for
-        a rule that takes them of one number per coordinate; and with the dict of a step before, ``flip_rate``.
+        a rule that takes them of one number per coordinate (a rule that draws its signs takes them of what was drawn,
+        +1 or -1, which is never at risk); and with the dict of a step before, ``flip_rate``.
 
     Raises
     ------

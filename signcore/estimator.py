@@ -27,7 +27,8 @@ class ParameterFree(SignRule):
 
     ``eta`` is `l_inf0` plus the sum of all ratios of `ratio`. ``gap`` is ``f(x_0) - lower_bound`` (option II), or with
     `d0` the largest of `d0` and the sums of `descended` (option I). The state has ``eta`` and ``gap``, or ``d`` and
-    ``total``.
+    ``total``. f is what is minimised: with `maximize` the value with its sign turned, as the gradients are. A scope
+    that begins later than others has their gap, since f and x_0 are the same.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class ParameterFree(SignRule):
     l_inf0 : float, default 100.0
         The estimate of the smoothness before there is a ratio, above 0; it stays in the sum. Of the authors' scripts.
     lower_bound : float, default 0.0
-        A number below the loss, for option II; 0 in all scripts.
+        A number below f, for option II; 0 in all scripts. With `maximize`, minus a number above the value.
     d0 : float, optional
         Takes option I: a guess of f(x_0) - min f from below, above 0. None, the scripts' choice, is option II.
     gamma_max : float, optional
@@ -57,6 +58,10 @@ class ParameterFree(SignRule):
                 raise TypeError(f"`{name}` is {value!r}; pass a number above 0, or None")
             if value is not None:
                 checks.number(name, value, checks.Range(2.0**-100))
+        if self.d0 is not None and checks.is_number(self.lower_bound) and self.lower_bound != 0:
+            raise ValueError(
+                f"`lower_bound` is {self.lower_bound!r} and `d0` is {self.d0!r}, which needs none; pass one of the two"
+            )
 
     def unused(self) -> set[str]:
         """The scalars of the other option."""
@@ -74,8 +79,11 @@ class ParameterFree(SignRule):
         return frozenset() if self.d0 is not None else frozenset({"value"})
 
     def asks(self, name: str, state: Any) -> bool:
-        """The loss in the first step only."""
-        return name != "value" or frameworks.known(state.step == 0) is not False
+        """The loss until there is a gap: in the first step."""
+        if name != "value" or frameworks.known(state.step == 0) is not False:
+            return True
+        gaps = (leaf.value for leaf in flatten(state.gap) if leaf.value is not None)
+        return not any(frameworks.known(frameworks.namespace(gap).any(gap != 0.0)) is True for gap in gaps)
 
     def ratio(self, found: dict[str, Any], s: Any) -> Any:
         """What this step adds to ``eta``."""
@@ -94,9 +102,11 @@ class ParameterFree(SignRule):
             gap = where(total > d, total, d)
             new |= {"total": total, "d": gap}
         else:
-            first, value = s.step == 0, found["value"]
-            gap = new["gap"] = where(first, flush(value - h.lower_bound), s.gap)
-            _refuse(first, gap, value, h.lower_bound)
+            xp, value = frameworks.namespace(s.gap), -found["value"] if self.maximize else found["value"]
+            first = ~xp.any(s.gap != 0.0)
+            known = where(s.gap == 0.0, xp.max(s.gap), s.gap)
+            gap = new["gap"] = where(first, flush(value - h.lower_bound), known)
+            _refuse("minus `value`" if self.maximize else "`value`", first, gap, value, h.lower_bound)
         gamma = where(gap > 0.0, sqrt(flush(quotient(gap, new["eta"]))), math.nan)
         if self.gamma_max is not None:
             most = rounded(self.gamma_max, compute_format(gamma).name)
@@ -108,13 +118,13 @@ class ParameterFree(SignRule):
         return descent(h.gamma, aggregate.sign, h.weight_decay, p), s
 
 
-def _refuse(first: Any, gap: Any, value: Any, lower_bound: Any) -> None:
+def _refuse(name: str, first: Any, gap: Any, value: Any, lower_bound: Any) -> None:
     """A loss that starts at the lower bound leaves no rate; where values are unknown, the rate is NaN instead."""
     if frameworks.known(first) is not True or frameworks.known(frameworks.namespace(gap).any(gap <= 0.0)) is not True:
         return
     bound = float(frameworks.on_host(lower_bound)) if hasattr(lower_bound, "dtype") else lower_bound
     raise ValueError(
-        f"`value`, the loss in the first step, is {float(frameworks.on_host(value)[0])!r} and `lower_bound` is "
+        f"{name}, the loss in the first step, is {float(frameworks.on_host(value)[0])!r} and `lower_bound` is "
         f"{bound!r}; pass a `lower_bound` below every loss, or a `d0`, which needs none"
     )
 

@@ -28,11 +28,12 @@ class Mark(NamedTuple):
 class Wire(NamedTuple):
     """How a message field of several workers becomes one, and what it costs.
 
-    ``vote``: the rule's `aggregation` of signs; ``mean``; ``sum``; ``max``; ``scaled``: the mean of signs times the
-    0-d `scale` beside them, which is ``gathered``. `bits` per parameter; None are signs: one, or two with zeros.
+    ``vote``: the rule's `aggregation` of signs; ``weighted``: the sign of the sum of signs times their workers'
+    weights; ``mean``; ``sum``; ``max``; ``scaled``: the mean of signs times the 0-d `scale` beside them, which is
+    ``gathered``. `bits` per parameter; None are signs: one, or two with zeros.
     """
 
-    aggregate: Literal["vote", "mean", "sum", "max", "scaled", "gathered"]
+    aggregate: Literal["vote", "weighted", "mean", "sum", "max", "scaled", "gathered"]
     bits: float | None = 32.0
 
 
@@ -56,6 +57,7 @@ Packed = Annotated[Any, Mark("packed")]
 PerLeaf = Annotated[Any, Mark("leaf")]
 Stream = Annotated[Any, Mark("stream")]
 Vote = Annotated[Any, Wire("vote", None)]
+WeightedVote = Annotated[Any, Wire("weighted", None)]
 Mean = Annotated[Any, Wire("mean")]
 MeanOfSigns = Annotated[Any, Wire("mean", None)]
 Scaled = Annotated[Any, Wire("scaled", None)]

@@ -39,7 +39,7 @@ _PARITY = 0x1BD11BDA
 _Binary = Callable[[Any, Any], Any]
 
 
-def stream_key(seed: int, name: str, worker: int = 0) -> np.ndarray:
+def stream_key(seed: int, name: str, worker: int | str = 0) -> np.ndarray:
     """Two int32 key words of the stream that belongs to a leaf's name.
 
     Parameters
@@ -47,8 +47,8 @@ def stream_key(seed: int, name: str, worker: int = 0) -> np.ndarray:
     seed : int
     name : str
         The leaf's path.
-    worker : int, default 0
-        Whose noise: each has streams of its own.
+    worker : int or str, default 0
+        Whose noise: each has streams of its own; a word for streams that are no worker's.
 
     Returns
     -------

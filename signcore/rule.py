@@ -37,8 +37,8 @@ class Rule:
     maximize : bool, default False
         Negate the gradients on entry.
     nonfinite : {"propagate", "skip", "raise"}, default "propagate"
-        Gradients with inf or NaN: computed with; the whole step skipped, parameters, state and step
-        counter unchanged; or FloatingPointError (not while a function is traced).
+        Gradients with inf or NaN, or scalars that become so: computed with; the whole step skipped, parameters, state
+        and step counter unchanged; or FloatingPointError (not while a function is traced).
     state_dtype : {None, "float16", "bfloat16", "float32"}, default None
         Dtype of per-element state; None keeps it in the compute dtype (float32, float64 for float64).
     """
@@ -170,7 +170,10 @@ class Rule:
         return found, {}
 
     def settle_leaf(self, p: Any, aggregate: Any, s: Any, h: Hyper) -> dict[str, Any]:
-        """Likewise, of the aggregate: what `apply_leaf` must know of the whole, as attributes of `h`."""
+        """Likewise, of the aggregate: what `apply_leaf` must know of the whole, as attributes of `h`.
+
+        Of a rule with `applies_noise` it takes the words as a fifth argument.
+        """
         raise TypeError(f"{type(self).__name__} defines no settle_leaf")
 
     def accepts(self, value: Any, trial: Any) -> Any:
@@ -227,7 +230,8 @@ class Rule:
     def wire_bits(self) -> dict[str, float]:
         """Bits per parameter that each message field costs on the wire.
 
-        A sign is one bit when it cannot be zero, else two; anything else is a float32.
+        A sign is one bit when it cannot be zero, else two; anything else is a float32. A number per leaf, or per worker
+        (the weight of a vote), is none per parameter.
         """
         sign = 2.0 if getattr(self, "sign_zero", "zero") == "zero" else 1.0
         return {name: sign if wire.bits is None else wire.bits for name, wire in self._wires.items()}
@@ -338,10 +342,13 @@ class Rule:
             def leaf(p: Any, g: Any, s: Any, h: Hyper, i: int) -> dict[str, Any]:
                 return self.measure_leaf(p, g, s, h)
 
-            found |= totals.measured(self, work, names, leaf, lambda: self.evaluated(work.params, work.state, grad_fn))
+            at = work.elsewhere(grad_fn)
+            found |= totals.measured(self, work, names, leaf, lambda: self.evaluated(work.params, work.state, at))
         if "value" in self._partials:
             if self.asks("value", work.state):
                 checks.given(self, "value", value)
+            if value is not None:
+                checks.loss("value", value)
             xp = frameworks.namespace(work.like)
             found["value"] = totals.of_value(0.0 if value is None else value, work.wide, xp, work.like)
         return found
@@ -392,17 +399,19 @@ class Rule:
             ``nonfinite="raise"`` and a scalar is inf or NaN.
         """
         checks.count("workers", workers, 1)
-        found = totals.finished({**self._partials, **self.settlements}, partials, workers)
+        names = {**self._partials, **self.settlements}
+        found = totals.finished(names, partials, workers)
         if self.nonfinite == "propagate":
             return found
         finite = partials["nonfinite"] == 0 if "nonfinite" in partials else None
         for name, value in found.items():
-            xp = frameworks.namespace(value)
+            xp, good = frameworks.namespace(value), frameworks.namespace(value).isfinite(value)
+            if name in names and names[name].kind == "top":
+                good = good | (value == -math.inf)  # of no numbers; gradients have been looked at themselves
             if self.nonfinite == "raise":
-                self._refuse(xp.any(~xp.isfinite(value)), f"`{name}`")
+                self._refuse(xp.any(~good), f"`{name}`")
             else:
-                good = xp.all(xp.isfinite(value))
-                finite = good if finite is None else finite & good
+                finite = xp.all(good) if finite is None else finite & xp.all(good)
         return found if finite is None or self.nonfinite == "raise" else {**found, "finite": finite}
 
     def noise(self, params: Any, state: Any) -> Any:
@@ -452,6 +461,7 @@ class Rule:
         scalars: dict[str, Any] | None = None,
         *,
         hyper: Mapping[str, Any] | None = None,
+        noise: Any = None,
     ) -> dict[str, Any]:
         """Partials of the aggregate, for rules that must know something of the whole of it; else empty.
 
@@ -460,14 +470,17 @@ class Rule:
         """
         if not self.settlements:
             return {}
-        work = Work(self, params, grads, state, scalars, hyper, None)
+        work = Work(self, params, grads, state, scalars, hyper, noise)
         work.advance()
         sent = [work.aggregate(name, getattr(aggregate, name), wire) for name, wire in self._wires.items()]
 
         def leaf(p: Any, g: Any, s: Any, h: Hyper, i: int) -> dict[str, Any]:
             xp = frameworks.namespace(p)
             flat = [None if column[i] is None else xp.reshape(column[i], (-1,)) for column in sent]
-            return self.settle_leaf(p, self.Message(*flat), s, h)
+            if not self.applies_noise:
+                return self.settle_leaf(p, self.Message(*flat), s, h)
+            words = words_of(p, s.stream, s.step, 0) if work.words[i] is None else xp.reshape(work.words[i], (-1,))
+            return self.settle_leaf(p, self.Message(*flat), s, h, words)  # type: ignore[call-arg]
 
         work.scope = totals.scope_of(self.settle_scope, work.leaves)
         return totals.measured(self, work, self.settlements, leaf, dict, scope=self.settle_scope)
@@ -481,12 +494,18 @@ class Rule:
         scalars: dict[str, Any] | None = None,
         *,
         hyper: Mapping[str, Any] | None = None,
+        noise: Any = None,
         decay_mask: Any = None,
         value_fn: Any = None,
+        agree: Any = None,
     ) -> tuple[Any, Any]:
-        """What every node does with the aggregate: (delta, state), the step counter one further."""
+        """What every node does with the aggregate: (delta, state), the step counter one further.
+
+        Before a rule decides by the losses before and after, their words go to ``agree(words)``, a vector of two int32
+        (int64 for float64): several nodes compare theirs there, because replicas that decide differently part.
+        """
         checks.scalars(self, scalars)
-        work = Work(self, params, grads, state, scalars, hyper, None, decay_mask)
+        work = Work(self, params, grads, state, scalars, hyper, noise, decay_mask)
         work.advance()
         if not isinstance(aggregate, self.Message):
             raise TypeError(
@@ -500,26 +519,25 @@ class Rule:
 
         trees = [None if w.aggregate == "gathered" else getattr(aggregate, n) for n, w in self._wires.items()]
         columns, new = work.run(kernel, 1, *trees, finish="delta")
-        return self._tried(work, unflatten(params, columns[0]), value_fn, "delta"), work.settled(new)
+        return self._tried(work, unflatten(params, columns[0]), value_fn, "delta", agree), work.settled(new)
 
     def _applied(self, p: Any, aggregate: Any, s: Any, h: Hyper, words: Any) -> tuple[Any, Any]:
         if self.applies_noise:
             return self.apply_leaf(p, aggregate, s, h, words)  # type: ignore[call-arg]
         return self.apply_leaf(p, aggregate, s, h)
 
-    def _tried(self, work: Work, result: Any, value_fn: Any, finish: str) -> Any:
+    def _tried(self, work: Work, result: Any, value_fn: Any, finish: str, agree: Any = None) -> Any:
         """The result of a step, or of no step, by what `accepts` says of the loss after it."""
         if "value_fn" not in self.needs:
             return result
         checks.given(self, "value_fn", value_fn)
-        trial = work.moved(result) if finish == "delta" else result
-        xp = frameworks.namespace(work.like)
-        dtype = frameworks.dtype(xp, work.wide)
-        after = value_fn(trial)
-        if not hasattr(after, "dtype") or frameworks.namespace(after) is not xp:
-            after = frameworks.constant(xp, after, dtype, work.like)
-        after = xp.reshape(xp.astype(xp.asarray(after), dtype), ())
-        return work.chosen(self.accepts(xp.reshape(work.found["value"], ()), after), result, finish)
+        after = value_fn(work.moved(result) if finish == "delta" else result)
+        checks.loss_of(after)
+        before, after = work.loss(work.found["value"]), work.loss(after)
+        if agree is not None:
+            both = frameworks.namespace(after).stack([before, after])
+            agree(frameworks.bits(ops.where(both == both, both, math.nan)))  # one NaN is as good as another
+        return work.chosen(self.accepts(before, after), result, finish)
 
     def delta(
         self,
@@ -570,7 +588,8 @@ class Rule:
         decay_mask : tree of bool, optional
             False keeps weight decay off a leaf.
         value : number or 0-d array, optional
-            Loss at `params`, for the rules that use it; others ignore it, as they do the next two.
+            Loss at `params`, or with `maximize` what is to rise, for the rules that use it; others ignore it, as they
+            do the next two.
         value_fn, grad_fn : functions of params, optional
             Loss and gradients at other params, of this step's sample.
         diagnostics : bool or dict, default False
@@ -582,7 +601,8 @@ class Rule:
         ------
         TypeError, ValueError
             Trees, shapes, dtypes, libraries or devices differ, the state belongs to another rule or to
-            other params, or a concrete number in `hyper` is out of range. Nothing is changed.
+            other params, or a concrete number in `hyper` is out of range or contradicts another, as when the rule
+            is built. Nothing is changed.
         FloatingPointError
             See `nonfinite`.
         """
@@ -626,9 +646,10 @@ class Rule:
         given, found = (work.params, work.grad_tree), work.found
         message, state = self.message(*given, work.state, found, hyper=work.overrides, noise=work.word_tree)
         aggregate = vote.alone_in_trees(self._wires, message, work.params)
-        found = {**found, **self.finish(self.settle(*given, aggregate, state, found, hyper=work.overrides))}
+        again: dict[str, Any] = {"hyper": work.overrides, "noise": work.word_tree if self.applies_noise else None}
+        found = {**found, **self.finish(self.settle(*given, aggregate, state, found, **again))}
         delta, state = self.apply(
-            *given, aggregate, state, found, hyper=work.overrides, decay_mask=work.mask_tree, value_fn=value_fn
+            *given, aggregate, state, found, decay_mask=work.mask_tree, value_fn=value_fn, **again
         )
         return (delta if finish == "delta" else work.moved(delta)), state
 

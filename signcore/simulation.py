@@ -9,10 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import checks, frameworks, random, totals, vote
+from .checks import Range
 from .marks import Wire
 from .rule import Rule
 from .tree import flatten, unflatten
 from .walk import Work, words_of
+
+# In which sums of weights that nearly cancel stay normal numbers of float32, and sums of many stay finite.
+WEIGHTS = Range(2.0**-100, maximum=2.0**100, why="only their ratios count")
 
 
 def simulate(
@@ -26,6 +30,7 @@ def simulate(
     value: Any = None,
     value_fn: Any = None,
     grad_fns: Sequence[Any] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> tuple[Any, list[Any]]:
     """One step of several workers who see different gradients and keep the same parameters.
 
@@ -42,10 +47,12 @@ def simulate(
         As `Rule.step` takes them.
     value : number or sequence of numbers, optional
         The loss at `params` of all workers together, or each worker's, whose mean is taken.
-    value_fn : function of params, optional
-        The loss of all workers together.
+    value_fn : function of params or sequence of functions, optional
+        The loss of all workers together, or what each worker takes for it, which must be the same number to the bit.
     grad_fns : sequence of functions of params, optional
         Each worker's gradients of this step's sample.
+    weights : sequence of float, optional
+        What each worker's vote counts, above 0, for a rule with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -56,8 +63,8 @@ def simulate(
     Raises
     ------
     TypeError, ValueError
-        What `Rule.step` raises; no workers; another number of states; a leaf with gradients on some workers only; a
-        `value_fn` that does not give the same number twice.
+        What `Rule.step` raises; no workers; another number of states; a leaf with gradients on some workers only;
+        losses by which two workers would decide that differ in a bit; weights of a rule that has no use for them.
 
     Notes
     -----
@@ -72,16 +79,22 @@ def simulate(
     >>> p
     array([-1.,  1.], dtype=float32)
     """
+    checks.is_rule("rule", rule, Rule)
     workers = len(grads_per_worker)
     if not workers:
         raise ValueError("`grads_per_worker` is empty; pass the gradients of at least one worker")
     states = [rule.init(params, worker=n) for n in range(workers)] if states is None else list(states)
-    for name, given in (("states", states), ("grad_fns", grad_fns)):
+    value_fns = list(value_fn) if isinstance(value_fn, (list, tuple)) else [value_fn] * workers
+    for name, given in (("states", states), ("grad_fns", grad_fns), ("value_fn", value_fns)):
         if given is not None and len(given) != workers:
             raise ValueError(f"`{name}` has {len(given)} entries for {workers} workers; pass one for each")
     losses = list(value) if isinstance(value, (list, tuple)) else [value] * workers
     if len(losses) != workers:
         raise ValueError(f"`value` has {len(losses)} entries for {workers} workers; pass one for each, or their mean")
+    for each in losses if "value" in rule.needs else ():
+        if each is not None:
+            checks.loss("value", each, "pass the loss of all workers, or a list of one for each")
+    weights = _weights(rule, weights, workers)
     _same_leaves(grads_per_worker)
 
     found = []
@@ -94,12 +107,12 @@ def simulate(
     for n in range(workers):
         message, states[n] = rule.message(params, grads_per_worker[n], states[n], scalars[n], hyper=hyper)
         messages.append(message)
-    aggregate = aggregated(rule, messages, params, states[0].step)
+    aggregate = aggregated(rule, messages, params, states[0].step, weights)
     if rule.settlements:
         settled = rule.settle(params, grads_per_worker[0], aggregate, states[0], scalars[0], hyper=hyper)
         scalars = [{**each, **rule.finish(settled)} for each in scalars]
-    trial = None if value_fn is None else _repeated(value_fn, workers)
     delta: Any = None
+    agree = _agreement()
     for n in range(workers):
         delta, states[n] = rule.apply(
             params,
@@ -109,12 +122,15 @@ def simulate(
             scalars[n],
             hyper=hyper,
             decay_mask=decay_mask,
-            value_fn=trial,
+            value_fn=value_fns[n],
+            agree=agree,
         )
     return Work(rule, params, grads_per_worker[0], states[0], None, hyper, None).moved(delta), states
 
 
-def aggregated(rule: Rule, messages: Sequence[Any], params: Any, step: Any) -> Any:
+def aggregated(
+    rule: Rule, messages: Sequence[Any], params: Any, step: Any, weights: Sequence[float] | None = None
+) -> Any:
     """The workers' messages as one, each field as the rule's `Wire` declares it.
 
     A vote's coins, for ``ties="random"``, are the same for everybody: their key is of the seed and the leaf's path.
@@ -128,6 +144,8 @@ def aggregated(rule: Rule, messages: Sequence[Any], params: Any, step: Any) -> A
         Whose leaves the messages are of.
     step : 0-d int32 array
         Of the state; folded into the coins.
+    weights : sequence of float, optional
+        One per worker, for weighted votes.
 
     Returns
     -------
@@ -150,31 +168,75 @@ def aggregated(rule: Rule, messages: Sequence[Any], params: Any, step: Any) -> A
                 out.append(None)
             else:
                 coins = _coins(rule, wire, path, p, step, len(messages))
-                out.append(combined(rule, wire, sent, [scale[i] for scale in scales], coins))
+                out.append(combined(rule, wire, sent, [scale[i] for scale in scales], coins, weights))
         fields[name] = unflatten(params, out)
     return rule.Message(**fields)
 
 
-def combined(rule: Rule, wire: Wire, sent: list[Any], scales: list[Any], coins: Any) -> Any:
+def combined(
+    rule: Rule,
+    wire: Wire,
+    sent: list[Any],
+    scales: list[Any],
+    coins: Any,
+    weights: Sequence[float] | None = None,
+) -> Any:
     """One leaf of a field, of all workers."""
-    xp = frameworks.namespace(sent[0])
+    xp, how = frameworks.namespace(sent[0]), _aggregation(rule, wire)
     stacked = xp.stack(sent)
-    if wire.aggregate == "scaled":
+    if how == "scaled":
         return vote.weighted_mean(stacked, xp.stack(scales))
     if len(sent) == 1:
         return sent[0]
-    if wire.aggregate == "vote" and getattr(rule, "aggregation", "majority") == "majority":
+    if how == "majority":
         return vote.majority(stacked, getattr(rule, "ties", "zero"), coins)
-    if wire.aggregate == "max":
+    if how == "weighted":
+        every = frameworks.constant(xp, weights, stacked.dtype, stacked)
+        return vote.weighted(stacked, every, getattr(rule, "ties", "zero"), coins)
+    if how == "max":
         return xp.max(stacked, axis=0)
-    return vote.total(stacked) if wire.aggregate == "sum" else vote.mean(stacked)
+    return vote.total(stacked) if how == "sum" else vote.mean(stacked)
+
+
+def _aggregation(rule: Rule, wire: Wire) -> str:
+    """How a field is aggregated: as it declares, or a vote as the rule's option says."""
+    how: str = wire.aggregate
+    return getattr(rule, "aggregation", "majority") if how == "vote" else how
+
+
+def _weights(rule: Rule, weights: Any, workers: int) -> list[float] | None:
+    """Weights of the workers' votes, where the rule weighs them."""
+    weighs = any(_aggregation(rule, wire) == "weighted" for wire in rule._wires.values())
+    way_out = "pass a list of one number above 0 for each worker"
+    if weights is None:
+        if weighs and workers > 1:
+            raise TypeError(f"`weights` is missing: votes of this {type(rule).__name__} are weighted; {way_out}")
+        return None
+    if not weighs:
+        raise ValueError(
+            f"`weights` is {weights!r}, and this {type(rule).__name__} counts all workers alike; leave it out, or "
+            f"build a rule that votes with aggregation='weighted'"
+        )
+    try:
+        found = list(weights)
+    except TypeError:
+        raise TypeError(f"`weights` is {weights!r}; {way_out}") from None
+    if len(found) != workers:
+        raise ValueError(f"`weights` has {len(found)} entries for {workers} workers; pass one for each")
+    for n, weight in enumerate(found):
+        if not checks.is_number(weight):
+            raise TypeError(f"`weights[{n}]` is {weight!r}; {way_out}")
+        checks.number(f"weights[{n}]", weight, WEIGHTS)
+    return [float(weight) for weight in found]
 
 
 def _coins(rule: Rule, wire: Wire, path: str, p: Any, step: Any, workers: int) -> Any:
-    if wire.aggregate != "vote" or getattr(rule, "ties", "zero") != "random" or workers == 1:
+    votes = _aggregation(rule, wire) in ("majority", "weighted")
+    if not votes or getattr(rule, "ties", "zero") != "random" or workers == 1:
         return None
     xp = frameworks.namespace(p)
-    key = frameworks.constant(xp, random.stream_key(getattr(rule, "seed", 0), f"ties/{path}"), xp.int32, p)
+    # the streams of "ties", which is no worker's: whatever a leaf is called, its noise has other words
+    key = frameworks.constant(xp, random.stream_key(getattr(rule, "seed", 0), path, "ties"), xp.int32, p)
     return xp.reshape(words_of(p, key, step, 0), p.shape)
 
 
@@ -194,20 +256,20 @@ def _same_leaves(grads_per_worker: Sequence[Any]) -> None:
         checks.same_structure(f"grads_per_worker[{n}]", mine, "grads_per_worker[0]", first)
 
 
-def _repeated(value_fn: Any, workers: int) -> Any:
-    """`value_fn` for every worker, evaluated for each: replicas that decide differently would part for ever."""
+def _agreement() -> Any:
+    """What compares the words of the losses of one worker after the other, where their values are at hand."""
     seen: list[Any] = []
 
-    def evaluate(params: Any) -> Any:
-        value = value_fn(params)
-        readable = not hasattr(value, "dtype") or (frameworks.is_on_host(value) and not frameworks.is_traced(value))
-        if readable and seen and float(value) != seen[0] and not (float(value) != float(value) and seen[0] != seen[0]):
-            raise ValueError(
-                f"`value_fn` gave {seen[0]!r} and then {float(value)!r} for the same params; it must return the loss "
-                f"of all workers together, the same number on each"
-            )
-        if readable and not seen:
-            seen.append(float(value))
-        return value
+    def agree(words: Any) -> None:
+        mine = frameworks.as_numpy(words)
+        if mine is None:
+            return
+        seen.append(frameworks.from_bits(mine).tolist())
+        for k, name in enumerate(("value", "value_fn(params)")):
+            if repr(seen[0][k]) != repr(seen[-1][k]):  # other words are written otherwise
+                raise ValueError(
+                    f"`{name}` of worker 0 is {seen[0][k]!r} and that of worker {len(seen) - 1} is {seen[-1][k]!r}, "
+                    f"for the same params; it must be the loss of all workers together, the same number on each"
+                )
 
-    return evaluate if workers > 1 else value_fn
+    return agree

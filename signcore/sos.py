@@ -63,7 +63,8 @@ def sos(
     max_runs : int, default 64
         After so many runs the lower end is returned as it is; 11 are usual from 1e-8 on.
     with_rule : Rule, optional
-        Another rule than signSGD, whose lr the search sets; its own N is the same, of the displacement as it was.
+        Another rule than signSGD, whose lr the search sets; its own N is the same, of the displacement as it was. One
+        whose steps need gradients alone.
 
     Returns
     -------
@@ -92,21 +93,28 @@ def sos(
         if not (checks.is_number(number) or (name == "lower_bound" and number is None)):
             raise TypeError(f"`{name}` is {number!r}; pass a number")
     checks.number("start", start, checks.Range(2.0**-100))
-    if not callable(grad_fn):
-        raise TypeError(f"`grad_fn` is {grad_fn!r}; pass a function of params that returns gradients")
+    checks.function("grad_fn", grad_fn, "gradients")
+    if value_fn is not None:
+        checks.function("value_fn", value_fn, "the loss")
+    used = rule("signsgd") if with_rule is None else with_rule
+    checks.is_rule("with_rule", used, Rule)
+    if used.needs:
+        raise ValueError(
+            f"`with_rule` needs {', '.join(sorted(used.needs))} ({type(used).__name__}); pass a rule whose steps need "
+            f"gradients alone, which is all that a search gives them"
+        )
     gap = None
     if lower_bound is not None:
         if value_fn is None:
             raise TypeError(
                 f"`value_fn` is missing and `lower_bound` is {lower_bound!r}; pass the loss, a function of params"
             )
-        first = float(value_fn(params))
+        first = _loss(value_fn, params)
         gap = first - lower_bound
         if not gap > 0.0:
             raise ValueError(
                 f"`value_fn(params)` is {first!r} and `lower_bound` is {lower_bound!r}; pass a smaller one"
             )
-    used = rule("signsgd") if with_rule is None else with_rule
     runs = 0
 
     def probe(lr: float) -> _Run:
@@ -140,18 +148,34 @@ def sos(
 def _run(used: Rule, params: Any, grad_fn: Any, value_fn: Any, steps: int, lr: float, gap: float | None) -> _Run:
     """A run, and N/D of it: of exact sums over the tree, added up as Python's floats."""
     x, state, descended, most, turned = params, used.init(params), 0.0, 0.0, 0.0
-    g = grad_fn(x)
+    g = _gradients(grad_fn, x)
     for _ in range(steps):
-        new, state = used.step(x, g, state, hyper={"lr": lr})
-        after = grad_fn(new)
+        try:
+            new, state = used.step(x, g, state, hyper={"lr": lr})
+        except FloatingPointError:  # nonfinite="raise"
+            return _Run(x, 0.0)
+        after = _gradients(grad_fn, new)
         turned += float(sums.norm1(_difference(after, g)))
         descended += float(sums.exact_dot(after, _difference(x, new)))
         most = max(most, descended)
         x, g = new, after
-        if not math.isfinite(turned + descended) or (value_fn is not None and not math.isfinite(float(value_fn(x)))):
+        if not math.isfinite(turned + descended) or (value_fn is not None and not math.isfinite(_loss(value_fn, x))):
             return _Run(x, 0.0)
     found = most if gap is None else gap
     return _Run(x, found / turned if turned > 0.0 else math.inf)
+
+
+def _gradients(grad_fn: Any, params: Any) -> Any:
+    grads = grad_fn(params)
+    if grads is None:
+        raise TypeError("`grad_fn(params)` is None; return gradients, a tree like the params (a `return` is missing)")
+    return grads
+
+
+def _loss(value_fn: Any, params: Any) -> float:
+    value = value_fn(params)
+    checks.loss_of(value)
+    return float(value)
 
 
 def _difference(x: Any, y: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import frameworks, limbs, sums
+from . import frameworks, limbs, ops, sums
 from .ieee import product, quotient
 from .marks import Partial
 from .tree import Leaf
@@ -176,7 +176,8 @@ def _top(pieces: list[Any], compute: str, xp: Any, like: Any) -> Any:
     value = xp.max(xp.stack(found))
     if bad:
         value = xp.where(xp.any(xp.stack(bad)), math.nan, value)
-    return _mirrored(frameworks.bits(value + 0.0))
+    # +0.0 for either zero: XLA drops the addition of zero that would make it so
+    return _mirrored(frameworks.bits(ops.flush(value)))
 
 
 def _mirrored(words: Any) -> Any:

@@ -21,15 +21,16 @@ class SignRule(Rule):
         what costs a second bit on the wire.
     ties : {"zero", "plus", "minus", "random"}, default "zero"
         What an undecided vote of several workers becomes; one worker's signs are no vote.
-    aggregation : {"majority", "mean"}, default "majority"
-        How signs of several workers become one step: the sign of their sum, or their mean.
+    aggregation : {"majority", "mean", "weighted"}, default "majority"
+        How signs of several workers become one step: the sign of their sum, their mean, or the sign of their sum with
+        the workers' weights, which are `signcore.simulate`'s and cost a number per worker. One worker has no vote.
     seed : int, default 0
         Of the coins.
     """
 
     sign_zero: str = option("zero", ("zero", "plus", "minus", "random"))
     ties: str = option("zero", ("zero", "plus", "minus", "random"))
-    aggregation: str = option("majority", ("majority", "mean"))
+    aggregation: str = option("majority", ("majority", "mean", "weighted"))
     seed: int = 0
 
     @property

@@ -78,23 +78,9 @@ class Work:
         _check_hyper(rule, self.overrides)
         _check_state(rule, state)
         self.leaves = flatten(params)
-        self.grads = flatten(grads)
         paths = self.paths = [leaf.path for leaf in self.leaves]
-        checks.same_structure("grads", [leaf.path for leaf in self.grads], "params", paths)
-        checks.same_containers("grads", grads, "params", params)
         present = [leaf for leaf in self.leaves if leaf.value is not None]
-        for p, g in zip(self.leaves, self.grads, strict=True):
-            if p.value is None and g.value is not None:
-                checks.same_structure("grads", [p.path or "(root)"], "params", [])
-            if p.value is None:
-                continue
-            checks.array("params", p)
-            checks.same_home("params", p, "params", present[0])
-            if g.value is not None:
-                checks.array("grads", g)
-                checks.same_home("grads", g, "params", p)
-                checks.same_shape("grads", g, "params", p)
-                checks.same_dtype("grads", g, "params", p)
+        self.grads = self._gradients("grads", grads, present)
         self.like = present[0].value if present else state.step
         self.wide = totals.wide(present)
         self.scope = totals.scope_of(rule.scope, self.leaves)
@@ -113,6 +99,51 @@ class Work:
         self.advanced: dict[str, Any] = {}  # scalar fields of the next state
         self.words = [None] * len(paths) if noise is None else self._extra("noise", noise)
         self.decayed = [True] * len(paths) if decay_mask is None else self._mask(decay_mask)
+
+    def _gradients(self, argument: str, tree: Any, present: list[Leaf]) -> list[Leaf]:
+        """Leaves of a tree of gradients that fit the params, which are checked themselves."""
+        grads = flatten(tree)
+        checks.same_structure(argument, [leaf.path for leaf in grads], "params", self.paths)
+        checks.same_containers(argument, tree, "params", self.params)
+        for p, g in zip(self.leaves, grads, strict=True):
+            if p.value is None and g.value is not None:
+                checks.same_structure(argument, [p.path or "(root)"], "params", [])
+            if p.value is None:
+                continue
+            checks.array("params", p)
+            checks.same_home("params", p, "params", present[0])
+            if g.value is not None:
+                checks.array(argument, g)
+                checks.same_home(argument, g, "params", p)
+                checks.same_shape(argument, g, "params", p)
+                checks.same_dtype(argument, g, "params", p)
+        return grads
+
+    def elsewhere(self, grad_fn: Any) -> Any:
+        """A function of params whose gradients are checked as those of the step are."""
+
+        def evaluate(params: Any) -> Any:
+            tree, what = grad_fn(params), "grad_fn(params)"
+            if tree is None and self.params is not None:
+                raise TypeError(f"`{what}` is None; return gradients, a tree like the params (a `return` is missing)")
+            present = [leaf for leaf in self.leaves if leaf.value is not None]
+            for g, here in zip(self._gradients(what, tree, present), self.grads, strict=True):
+                if g.value is None and here.value is not None:
+                    raise ValueError(
+                        f"{checks.place(what, g.path)} is None, and {checks.place('grads', g.path)} is an array; "
+                        f"return a gradient of the same sample for every leaf that has one in this step"
+                    )
+            return tree
+
+        return evaluate
+
+    def loss(self, value: Any) -> Any:
+        """A loss as a 0-d array of the scalars' dtype, beside the params."""
+        xp = frameworks.namespace(self.like)
+        dtype = frameworks.dtype(xp, self.wide)
+        if not hasattr(value, "dtype") or frameworks.namespace(value) is not xp:
+            value = frameworks.constant(xp, value, dtype, self.like)
+        return xp.reshape(xp.astype(xp.asarray(value), dtype), ())
 
     def _extra(self, argument: str, tree: Any) -> list[Any]:
         """Values of a tree beside the params, an array of the leaf's shape wherever the leaf takes part."""
@@ -162,6 +193,22 @@ class Work:
         vectors = {name: self._vector(xp, name, mark.kind) for name, mark in rule._marks.items() if name in rule.kinds}
         old = self.state._replace(**{name: value for name, value in vectors.items() if value is not None})
         self.seen, self.advanced = rule.advance(measured, old, self.hyper(self.wide, True))
+        if rule.nonfinite != "propagate":
+            self._admit({**self.seen, **self.advanced})
+
+    def _admit(self, scalars: Mapping[str, Any]) -> None:
+        """The policy for what was made of finite numbers and is not finite itself: a quotient may overflow."""
+        finite = self.found.get("finite")
+        for name, value in scalars.items():
+            if not hasattr(value, "dtype") or not str(name_of(value.dtype)).startswith("float"):
+                continue
+            xp = frameworks.namespace(value)
+            if self.rule.nonfinite == "raise":
+                self.rule._refuse(xp.any(~xp.isfinite(value)), f"`{name}`")
+            else:
+                finite = finite & xp.all(xp.isfinite(value))
+        if finite is not None:
+            self.found = {**self.found, "finite": finite}
 
     def _vector(self, xp: Any, name: str, kind: str) -> Any:
         """A scalar of the state with an entry per scope; None for other fields."""
@@ -181,10 +228,12 @@ class Work:
                 yield None
                 continue
             xp = frameworks.namespace(p.value)
+            # in the leaf's compute dtype, which may be wider than that of a narrower state
+            compute = frameworks.dtype(xp, _compute_of(p.value))
             fields = {name: given.get(name, column)[i] for name, column in {**self.columns, **given}.items()}
             for name, value in fields.items():
                 if self.rule._marks[name].kind in ("element", "copy"):
-                    fields[name] = xp.reshape(ops.widen(value), (-1,))
+                    fields[name] = xp.reshape(ops.cast(value, compute), (-1,))
             wide_g = xp.reshape(ops.widen(g.value), (-1,))
             h = self.leaf_hyper(_compute_of(p.value), i)
             s = self.state._replace(**fields)
@@ -368,6 +417,12 @@ def _check_hyper(rule: Rule, overrides: Mapping[str, Any]) -> None:
                 )
             checks.known("hyper", name, rule._ranges)
         checks.number(name, value, rule._ranges[name])
+    known = {name: value for name, value in overrides.items() if checks.is_number(value)}
+    if known:
+        # What the constructor refuses of the numbers together; a twin costs less than a rule that is built.
+        twin = object.__new__(type(rule))
+        twin.__dict__.update(rule.__dict__, **known)
+        twin.check()
 
 
 def _check_state(rule: Rule, state: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import signcore as sc
+import signcore_torch
 from signcore import schedules
 from signcore.rules.signsgd import SignSGDMessage
 from signcore_conformance import golden
@@ -569,3 +570,131 @@ def test_a_foreign_schedule_that_returns_no_number(made):
     rule, p = sc.SignSGD(lr=lambda step: made), np.ones(2, np.float32)
     with pytest.raises(TypeError, match=r"the schedule .* returned"):
         rule.step(p, p, rule.init(p))
+
+
+# -- losses and gradients elsewhere ------------------------------------------------------------------------
+
+
+ONE_NUMBER = "one real number, Python's or a 0-d array"
+NO_LOSS = [
+    (P, TypeError, "is an array of float32 of shape (3,)"),
+    ("low", TypeError, "is 'low'"),
+    (abs, TypeError, "is <built-in function abs>"),
+    (1j, TypeError, "is 1j"),
+    ([1.0], TypeError, "is [1.0]"),
+    (True, TypeError, "is True"),
+    (np.complex64(1.0), TypeError, "is an array of complex64 of shape ()"),
+    (10**400, ValueError, "is an int of 1329 bits"),
+]
+
+
+def asking(name):
+    """The first variant of any rule that needs an input."""
+    rules = [rule for each in sc.rules() for rule in golden.variants(each) if name in rule.needs]
+    return rules[0].replace(nonfinite="propagate")
+
+
+@pytest.mark.parametrize(("value", "kind", "shown"), NO_LOSS, ids=[shown for *_, shown in NO_LOSS])
+def test_a_loss_that_is_no_number(value, kind, shown):
+    for name in ("value", "value_fn"):
+        rule = asking(name)
+        given = {each: {"value": 4.0, "value_fn": lambda p: 4.0, "grad_fn": lambda p: p}[each] for each in rule.needs}
+        given[name] = value if name == "value" else lambda p: value
+        what, way_out = {
+            "value": ("`value`", "pass the loss"),
+            "value_fn": ("`value_fn(params)`", "return the loss"),
+        }[name]
+        parts = (f"{what} {shown}; {way_out}", ONE_NUMBER if kind is TypeError else "as a float")
+        state = rule.init(P)
+        for call in (rule.step, rule.delta):
+            refuses(kind, lambda call=call, rule=rule, state=state, given=given: call(P, G, state, **given), *parts)
+
+
+def test_a_forgotten_return_of_a_loss():
+    rule = asking("value_fn")
+    parts = ("`value_fn(params)` is None; return the loss (a `return` is missing)", ONE_NUMBER)
+    refuses(TypeError, lambda: rule.step(P, G, rule.init(P), value=4.0, value_fn=lambda p: None), *parts)
+
+    def traced(p):
+        return rule.step(p, p, rule.init(p), value=4.0, value_fn=lambda p: None)
+
+    refuses(TypeError, lambda: jax.jit(traced)(jnp.asarray(P)), *parts)
+
+
+@pytest.mark.parametrize("value", [3, np.float64(3.0), np.asarray(3.0), jnp.asarray(3), torch.tensor([3.0])])
+def test_numbers_that_are_losses(value, same):
+    rule = asking("value_fn")
+    same(
+        rule.step(P, G, rule.init(P), value=value, value_fn=lambda p: value)[0],
+        rule.step(P, G, rule.init(P), value=3.0, value_fn=lambda p: 3.0)[0],
+    )
+
+
+PAIR = {"a": P, "b": P}
+
+
+@pytest.mark.parametrize(
+    ("params", "made", "kind", "parts"),
+    [
+        (P, None, TypeError, ["`grad_fn(params)` is None; return gradients", "a `return` is missing"]),
+        (PAIR, None, TypeError, ["`grad_fn(params)` is None; return gradients"]),
+        (PAIR, {"a": P, "b": None}, ValueError, ["`grad_fn(params)` at 'b' is None, and `grads` at 'b' is an array"]),
+        (PAIR, {"a": P}, ValueError, ["`grad_fn(params)` and `params` are different trees: 'b'"]),
+        (P, 1.0, TypeError, ["`grad_fn(params)` is a float, not an array"]),
+        (P, torch.ones(3), TypeError, ["`grad_fn(params)` is an array of torch, `params` of numpy"]),
+        (P, P.astype(np.float64), ValueError, ["`grad_fn(params)` has dtype float64, `params` has float32"]),
+        (P, P[:2], ValueError, ["`grad_fn(params)` has shape (2,), `params` has (3,)"]),
+    ],
+)
+def test_gradients_elsewhere_that_are_none(params, made, kind, parts):
+    rule, given = asking("grad_fn"), {"value": 4.0, "grad_fn": Returning(made)}
+    inputs = {name: given[name] for name in rule.needs}
+    refuses_step(kind, rule, params, params, rule.init(params), *parts, **inputs)
+
+
+class Returning:
+    """A function that can be pickled."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def __call__(self, params):
+        return self.made
+
+
+def test_a_leaf_without_a_gradient_needs_none_elsewhere(same):
+    rule = asking("grad_fn")
+    given = {"value": 4.0, "grad_fn": Returning({"a": G, "b": None})}
+    inputs = {name: given[name] for name in rule.needs}
+    same(rule.step(PAIR, {"a": G, "b": None}, rule.init(PAIR), **inputs)[0]["b"], P)
+
+
+# -- numbers that contradict each other --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "hyper"),
+    [
+        (sc.Rprop(), {"size_min": 100.0}),
+        (sc.Rprop(), {"size_min": np.float32(2.0), "size_max": 1}),
+        (sc.Rprop(), {"eta_minus": 0.0}),
+        (sc.SGD(lr=0.1, nesterov=True, momentum=0.9), {"dampening": 0.5}),
+        (sc.SGD(lr=0.1, nesterov=True, momentum=0.9), {"momentum": 0.0}),
+        (sc.Signum(), {"dampening": 0.5}),
+    ],
+    ids=str,
+)
+def test_numbers_in_hyper_contradict_each_other_as_in_the_constructor(rule, hyper):
+    message = refuses(ValueError, lambda: rule.replace(**hyper))
+    assert refuses_step(ValueError, rule, P, G, rule.init(P), hyper=hyper) == message
+    p = torch.nn.Parameter(torch.tensor(P))
+    p.grad = torch.tensor(G)
+    optimizer = signcore_torch.from_rule([p], rule)
+    optimizer.param_groups[0].update(hyper)
+    refuses(ValueError, optimizer.step, message)
+    assert torch.equal(p.detach(), torch.tensor(P))
+
+
+def test_numbers_in_hyper_may_agree_only_together(same):
+    rule, both = sc.Rprop(size_max=1.0), {"size_min": 2.0, "size_max": 4.0}
+    same(rule.step(P, G, rule.init(P), hyper=both)[0], rule.replace(**both).step(P, G, rule.init(P))[0])

@@ -190,6 +190,28 @@ def test_one_worker_is_a_step(same):
         same(params, run(made, grads=GRADS[:1])[0])
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        sc.DitheredSignum(lr=0.1, dither="after"),
+        sc.DitheredSignum(lr=0.1, dither="before"),
+        sc.SignSGD(lr=0.1, sign_zero="random"),
+    ],
+    ids=["applied", "sent", "coins"],
+)
+def test_noise_that_is_given_is_the_noise_of_both_rounds(rule, same, differ):
+    made = cautious(rule)
+    state, grads = made.init(PARAMS), GRADS[1]
+    words = {name: RNG.integers(-(2**31), 2**31, p.shape).astype(np.int32) for name, p in PARAMS.items()}
+    drawn = made.step(PARAMS, grads, state)[0]
+    given = made.step(PARAMS, grads, state, noise=words)[0]
+    if rule.name == "dithered_signum":
+        assert differ(given, drawn)
+    same(made.step(PARAMS, grads, state, noise=made.noise(PARAMS, state))[0], drawn)
+    bare = rule.delta(PARAMS, grads, rule.init(PARAMS), noise=words)[0]
+    same(given, {name: PARAMS[name] + masked(bare[name], grads[name]) for name in PARAMS})
+
+
 def test_the_gradients_sign_costs_two_bits():
     assert cautious(sc.Lion()).wire_bits() == {"sign": 2.0, "gradient_sign": 2.0}
     assert cautious_decay(sc.Lion()).wire_bits() == sc.Lion().wire_bits()

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from every_option import BESIDE, CLASSES, VARIANTS, buildable, numbers_for_all, options, other_number
 
 import signcore as sc
 from signcore import blocks, dtypes, frameworks, ops, schedules, vote
@@ -22,58 +23,6 @@ from signcore.rules.signum import Signum
 from signcore.tree import flatten, unflatten
 
 INT32_MAX = 2**31 - 1
-
-
-# Without which some value of an option is refused.
-PREREQUISITES = [{}, {"momentum": 0.9}, {"form": "heavy_ball"}, {"gamma_max": 1e-3}]
-
-
-def buildable(cls, **options):
-    """The rule, or None where its checks refuse."""
-    try:
-        return cls(**options)
-    except (TypeError, ValueError):
-        return None
-
-
-def numbers_for_all(cls):
-    """lr, and decay where the rule has any."""
-    decays = buildable(cls, weight_decay=0.1, lr=0.01) is not None
-    return {"lr": 0.01} | ({"weight_decay": 0.1} if decays else {})
-
-
-def variants():
-    """Every rule with its defaults, and few more in which each value of each option occurs that its checks accept.
-
-    One value after the other is added to the first variant that can be built with it, so that there are about as many
-    variants as the option with the most values has, and not the sum of all.
-    """
-    found = {}
-    for name, cls in CLASSES.items():
-        found[name] = cls(**numbers_for_all(cls))
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        wanted = [
-            (field.name, choice)
-            for field in fields.values()
-            if field.name != "nonfinite"
-            for choice in field.metadata.get("choices", ())
-            if choice != field.default
-        ]
-        wanted += [(name, value) for name, value in {"momentum": 0.9, "dampening": 0.3}.items() if name in fields]
-        count = 0
-        while wanted:
-            count += 1
-            chosen = {}
-            for option, choice in list(wanted):
-                for more in PREREQUISITES:
-                    options = {**numbers_for_all(cls), **more, **chosen, option: choice}
-                    if option not in chosen and buildable(cls, **options) is not None:
-                        chosen |= {**more, **chosen, option: choice}
-                        wanted.remove((option, choice))
-                        break
-            assert chosen, f"{name} cannot be built with any of {wanted}"
-            found[f"{name}-{count}"] = cls(**numbers_for_all(cls), **chosen)
-    return found
 
 
 def machinery(rule):
@@ -95,8 +44,6 @@ def representatives():
     return sorted(chosen)
 
 
-CLASSES = sc.rule.__globals__["classes"]()
-VARIANTS = variants()
 REPRESENTATIVES = representatives()
 # A coordinate's step depends on its own numbers alone.
 ELEMENTWISE = [name for name in CLASSES if not VARIANTS[name].partials and not VARIANTS[name].settlements]
@@ -171,7 +118,11 @@ def halves(params):
 
 def inputs(rule, params):
     """What a step of the rule needs beside the gradients."""
-    made = {"value": lambda: loss(params), "value_fn": lambda: loss, "grad_fn": lambda: halves}
+
+    def seen(params):
+        return -loss(params) if rule.maximize else loss(params)  # what is raised, and is below minus the lower bound
+
+    made = {"value": lambda: seen(params), "value_fn": lambda: seen, "grad_fn": lambda: halves}
     return {name: made[name]() for name in rule.needs}
 
 
@@ -516,13 +467,6 @@ SPELLINGS = {
     "0-d float64": lambda x: np.asarray(x, np.float64),
     "one element": lambda x: np.asarray([x], np.float32),
 }
-# What a number is changed to; any other is a third smaller, or .2 where it is 0.
-CHANGED = {"lr": 0.003, "weight_decay": 0.07, "eps": 0.004, "eta_plus": 1.4, "eta_minus": 0.3}
-
-
-def other_number(rule, name):
-    old = getattr(rule, name)
-    return CHANGED.get(name, 0.7 * old if old else 0.2)
 
 
 def changed(rule):
@@ -701,45 +645,6 @@ def test_needs_params_says_whether_a_delta_reads_them(elementwise):
 # -- every option matters ----------------------------------------------------------------------------------
 
 
-# Of what is neither a number nor a choice: another value. A new rule's static numbers are entered here.
-STATIC = {
-    "seed": 1,
-    "d0": 0.25,
-    "gamma_max": 1e-4,
-    "lr_max": 1e-4,
-    "update_gap": 2,
-    "warmup_steps": 2,
-    "switch_step": 2,
-    "switch_epoch": 1,
-    "steps_per_epoch": 2,
-}
-# Beside which of these a value may matter, if not beside the defaults.
-BESIDE = [
-    *PREREQUISITES,
-    {"sign_zero": "random"},
-    {"warmup_steps": 2},
-    {"switch_step": 2},
-    {"switch_step": 2, "momentum": 0.9},
-    {"switch_epoch": 1, "steps_per_epoch": 2},
-    {"dithered": True},
-    {"relative": True},
-    {"two_sided": True},
-    {"tolerance": 0.5},
-]
-
-
-def options():
-    for name, cls in CLASSES.items():
-        for field in dataclasses.fields(cls):
-            choices = field.metadata.get("choices")
-            if choices is not None:
-                yield from ((name, field.name, choice) for choice in choices if choice != field.default)
-            elif "range" in field.metadata:
-                yield name, field.name, other_number(VARIANTS[name], field.name)
-            else:
-                yield name, field.name, STATIC[field.name]
-
-
 def workloads(option):
     """Params, gradients and workers in which a value may show."""
     params, grads = PARAMS.astype(np.float64), GRADS.astype(np.float64)  # so that state in float32 is narrower, too
@@ -760,6 +665,8 @@ def together(rule, params, grads_of_workers):
         given = inputs(rule, params)
         if "grad_fn" in given:
             given["grad_fns"] = [given.pop("grad_fn")] * len(grads)
+        if getattr(rule, "aggregation", "majority") == "weighted":
+            given["weights"] = [3.0, 1.0, 1.0][: len(grads)]
         with np.errstate(invalid="ignore", over="ignore"):
             params, states = sc.simulate(rule, params, grads, states, **given)
     return params, states

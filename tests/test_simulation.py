@@ -2,12 +2,14 @@
 
 from fractions import Fraction
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import signcore as sc
 from signcore import random
+from signcore.marks import WeightedVote
 from signcore.rules.aass import AASS
 from signcore.rules.lion import Lion
 from signcore.rules.sgd import SGD
@@ -65,7 +67,9 @@ def test_one_worker_is_a_step(name, same):
 
 
 @pytest.mark.parametrize("name", VOTERS)
-@pytest.mark.parametrize("options", [{"ties": "minus"}, {"ties": "random"}, {"aggregation": "mean"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"ties": "minus"}, {"ties": "random"}, {"aggregation": "mean"}, {"aggregation": "weighted"}], ids=str
+)
 def test_one_workers_signs_are_no_vote(name, options, same):
     rule = sc.rule(name, lr=0.01)
     params, states = together(rule.replace(**options), GRADS[:2, :1])
@@ -322,6 +326,88 @@ def test_weights_decide_a_vote(same):
     same(sc.vote.weighted(signs, np.float32([3.0, 1.0, 1.0]), "random", coins)[3:], np.float32([-1.0]))
 
 
+WEIGHTS = [0.5, 3.0, 1.25, 0.75, 2.0, 0.1]
+
+
+@pytest.mark.parametrize("name", VOTERS)
+def test_every_rule_that_votes_can_weigh_its_votes(name, same, differ):
+    rule = sc.rule(name, lr=0.01)
+    weighted, three = rule.replace(aggregation="weighted"), GRADS[:2, :3]
+    alike = together(weighted, three, weights=[2.0, 2.0, 2.0])
+    same(alike, together(rule, three))  # equal weights are none
+    same(together(weighted, three, weights=[0.5] * 3), alike)
+    heavy = together(weighted, three, weights=[1.0, 1.0, 3.0])
+    assert differ(heavy[0], alike[0])
+    assert weighted.wire_bits() == rule.wire_bits()  # the weights are a number per worker
+
+
+def test_a_weighted_step_is_message_weighted_vote_and_apply(same):
+    rule, p = SignSGD(lr=0.01, weight_decay=0.1, aggregation="weighted"), PARAMS
+    lr, wd = np.float32(0.01), np.float32(0.1)
+    for grads in GRADS:
+        total = np.zeros(24, np.float32)
+        for w, g in zip(np.float32(WEIGHTS), grads, strict=True):
+            total = total + w * np.sign(g)
+        p = p + -(lr * (np.sign(total) + wd * p))
+    same(together(rule, weights=WEIGHTS)[0], p)
+
+
+def test_a_worker_who_outweighs_all_others_decides(same):
+    rule = Signum(lr=0.01, aggregation="weighted")
+    grads = GRADS[:, :4].copy()
+    grads[:, 2][grads[:, 2] == 0.0] = 1.0
+    params, states = together(rule, grads, weights=[1.0, 1.0, 4.0, 1.0])
+    expected = alone(rule.replace(aggregation="majority"), grads[:, 2])
+    same((params, states[2]), expected)
+    assert sum(not np.array_equal(state.m, states[2].m) for state in states) == 3
+
+
+@pytest.mark.parametrize("ties", ["zero", "plus", "minus", "random"])
+def test_a_weighted_tie_follows_the_policy_and_its_coins_are_those_of_a_vote(ties, same):
+    signs = np.float32([[1.0] * 24, [-1.0] * 24, [-1.0] * 24])
+    rule = SignSGD(lr=1.0, ties=ties, aggregation="weighted")
+    plain = SignSGD(lr=1.0, ties=ties)
+    three = sc.simulate(rule, PARAMS, list(signs), weights=[2.0, 1.0, 1.0])[0]
+    same(three, sc.simulate(plain, PARAMS, list(signs[:2]))[0])  # undecided, too
+
+
+def test_a_field_may_declare_itself_a_weighted_vote(same):
+    class Message(NamedTuple):
+        sign: WeightedVote
+
+    Declaring = type("Declaring", (SignSGD,), {"Message": Message, "State": SignSGD.State})
+    rule, option = Declaring(lr=0.01), SignSGD(lr=0.01, aggregation="weighted")
+    same(together(rule, GRADS[:2, :3], weights=WEIGHTS[:3])[0], together(option, GRADS[:2, :3], weights=WEIGHTS[:3])[0])
+    same(alone(rule, GRADS[:2, 0]), alone(SignSGD(lr=0.01), GRADS[:2, 0]))
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "message"),
+    [
+        (None, TypeError, "`weights` is missing: votes of this SignSGD are weighted; pass a list of one number"),
+        (2.0, TypeError, r"`weights` is 2\.0; pass a list of one number above 0 for each worker"),
+        ([1.0], ValueError, "`weights` has 1 entries for 2 workers; pass one for each"),
+        ([1.0, "2"], TypeError, r"`weights\[1\]` is '2'; pass a list"),
+        ([1.0, None], TypeError, r"`weights\[1\]` is None; pass a list"),
+        ([1.0, float("nan")], ValueError, r"`weights\[1\]` is nan; it must be finite and in"),
+        ([float("inf"), 1.0], ValueError, r"`weights\[0\]` is inf; it must be finite and in"),
+        ([-1.0, 1.0], ValueError, r"`weights\[0\]` is -1\.0; it must be finite and in .*: only their ratios count"),
+        ([0, 1], ValueError, r"`weights\[0\]` is 0; it must be"),
+        ([1e-39, 1.0], ValueError, r"`weights\[0\]` is 1e-39; it must be"),
+        ([1.0, 1e39], ValueError, r"`weights\[1\]` is 1e\+39; it must be"),
+    ],
+)
+def test_bad_weights(weights, kind, message):
+    with pytest.raises(kind, match=message):
+        sc.simulate(SignSGD(aggregation="weighted"), PARAMS, list(GRADS[0, :2]), weights=weights)
+
+
+@pytest.mark.parametrize("rule", [SignSGD(), SignSGD(aggregation="mean"), SGD(lr=0.1)], ids=repr)
+def test_weights_of_what_is_not_weighted(rule):
+    with pytest.raises(ValueError, match=r"`weights` is \[1\.0, 2\.0\], and this S\w+ counts all workers alike; leave"):
+        sc.simulate(rule, PARAMS, list(GRADS[0, :2]), weights=[1.0, 2.0])
+
+
 def test_log_odds_are_the_best_weights():
     # Workers that are right with probabilities .9, .6, .6: weighted by log(rho/(1 - rho)) the vote is right as often
     # as the first alone, .9; the plain majority .9*(1 - .16) + .1*.36 = .792.
@@ -348,12 +434,13 @@ def test_a_tree_is_its_leaves_and_a_leaf_may_have_no_gradient(same):
     same(states[0].m["c"], np.zeros(2, np.float32))
 
 
-@pytest.mark.parametrize("aggregation", ["majority", "mean"])
+@pytest.mark.parametrize("aggregation", ["majority", "mean", "weighted"])
 def test_every_library_gives_the_words_of_numpy(aggregation, other, same):
     rule = Signum(lr=0.01, ties="random", sign_zero="random", aggregation=aggregation)
-    here = together(rule, GRADS[:1, :4])
+    weights = [0.1, 0.2, 0.3, 0.6] if aggregation == "weighted" else None
+    here = together(rule, GRADS[:1, :4], weights=weights)
     p = other.array(PARAMS)
-    there = sc.simulate(rule, p, [other.array(g) for g in GRADS[0, :4]])
+    there = sc.simulate(rule, p, [other.array(g) for g in GRADS[0, :4]], weights=weights)
     same(there[0], here[0])
     same([tuple(state) for state in there[1]], [tuple(state) for state in here[1]])
 
@@ -386,6 +473,7 @@ def test_one_bad_worker_stops_all(policy, same):
         ({"grads_per_worker": []}, "`grads_per_worker` is empty; pass the gradients of at least one worker"),
         ({"states": [None]}, "`states` has 1 entries for 2 workers; pass one for each"),
         ({"grad_fns": []}, "`grad_fns` has 0 entries for 2 workers; pass one for each"),
+        ({"value_fn": [loss]}, "`value_fn` has 1 entries for 2 workers; pass one for each"),
         ({"value": [1.0, 2.0, 3.0]}, "`value` has 3 entries for 2 workers; pass one for each, or their mean"),
     ],
 )
@@ -416,6 +504,77 @@ def test_bad_arguments_of_a_weighted_vote(arguments, kind, message):
     stacked = np.ones((2, 3), np.float32)
     with pytest.raises(kind, match=message):
         sc.vote.weighted(stacked, **({"weights": np.float32([1.0, 2.0])} | arguments))
+
+
+# -- the same loss on every worker -------------------------------------------------------------------------
+
+
+DECIDING = [name for name in sc.rules() if "value_fn" in sc.rule(name, lr=0.1).needs]
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_workers_with_functions_of_their_own_decide_alike(name, same):
+    rule = sc.rule(name, lr=0.01)
+    expected = sc.simulate(rule, PARAMS, list(GRADS[0, :3]), value=loss(PARAMS), value_fn=loss)
+    # one word as the rule sees it
+    own = [lambda p: loss(p), lambda p: np.float32(loss(p)), lambda p: np.asarray(loss(p))]
+    same(sc.simulate(rule, PARAMS, list(GRADS[0, :3]), value=loss(PARAMS), value_fn=own), expected)
+    nans = [lambda p: np.nan, lambda p: -np.nan]
+    same(sc.simulate(rule, PARAMS, list(GRADS[0, :2]), value=loss(PARAMS), value_fn=nans)[0], PARAMS)
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_workers_who_would_decide_by_other_losses_are_refused(name, other):
+    # an ulp of float32 is enough; the value itself is merged, so that all have the same
+    rule, p = sc.rule(name, lr=0.01), other.array(PARAMS)
+    grads = [other.array(g) for g in GRADS[0, :3]]
+    own = [lambda p: 2.0, lambda p: 2.0, lambda p: 2.0 + 2.0**-22]
+    message = r"`value_fn\(params\)` of worker 0 is 2\.0 and that of worker 2 is 2\.00000023841\d+, for the same params"
+    with pytest.raises(ValueError, match=message):
+        sc.simulate(rule, p, grads, value=[3.0, 1.0, 5.0], value_fn=own)
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_nodes_are_shown_the_words_by_which_they_decide(name, same):
+    # what a transport compares: the loss before and after, as the rule sees them
+    rule = sc.rule(name, lr=0.01)
+    state, seen = rule.init(PARAMS), []
+    scalars = rule.finish(rule.measure(PARAMS, GRADS[0, 0], state, value=3.0))
+    message, state = rule.message(PARAMS, GRADS[0, 0], state, scalars)
+    rule.apply(PARAMS, GRADS[0, 0], message, state, scalars, value_fn=lambda p: 2.5, agree=seen.append)
+    same(seen, [np.float32([3.0, 2.5]).view(np.int32)])
+
+
+def test_one_worker_agrees_with_itself():
+    local = iter([2.0, 1.0])
+    for _ in range(2):
+        sc.simulate(sc.rule(DECIDING[0], lr=0.01), PARAMS, [PARAMS], value=3.0, value_fn=lambda p: next(local))
+
+
+@pytest.mark.parametrize("rule", ["signum", Signum, None])
+def test_what_is_no_rule_is_not_simulated(rule):
+    with pytest.raises(TypeError, match=r"`rule` is .*; pass a rule, made by signcore\.rule\(name, lr=\.\.\.\)"):
+        sc.simulate(rule, PARAMS, list(GRADS[0, :2]))
+
+
+@pytest.mark.parametrize("value", [np.asarray([2.0, 4.0]), [2.0, "4"], "24"])
+def test_a_loss_of_workers_that_is_no_number(value):
+    message = "`value` is .*; pass the loss of all workers, or a list of one for each: one real number"
+    with pytest.raises(TypeError, match=message):
+        sc.simulate(sc.rule(DECIDING[0], lr=0.1), PARAMS, list(GRADS[0, :2]), value=value, value_fn=loss)
+
+
+def test_coins_of_a_tie_are_no_leafs_noise():
+    # a leaf may be called "ties/w"
+    rule = SignSGD(ties="random", sign_zero="random", seed=3)
+    params = {"ties": {"w": PARAMS}, "w": PARAMS}
+    keys = [rule.init(params).stream["ties"]["w"].tolist(), rule.init({"ties/w": PARAMS}).stream["ties/w"].tolist()]
+    assert keys == [random.stream_key(3, "ties/w").tolist()] * 2
+    assert random.stream_key(3, "w", "ties").tolist() not in keys
+    opposed = [{"w": np.abs(PARAMS)}, {"w": -np.abs(PARAMS)}]
+    moved = sc.simulate(rule.replace(sign_zero="zero"), {"w": PARAMS}, opposed)[0]
+    words = random.words(random.stream_key(3, "w", "ties"), np.asarray(0, np.int32), 24)
+    np.testing.assert_array_equal(moved["w"] < PARAMS, words % 2 == 0)
 
 
 def test_coins_need_words():

@@ -18,6 +18,25 @@ def test_the_rate_of_a_parabola():
     assert (round(found.lr, 5), found.runs, found.bracketed) == (0.16777, 11, True)
 
 
+class PlainSigns(sc.SignSGD):
+    """Sign descent in NumPy, fast enough for 44,000 steps."""
+
+    def step(self, params, grads, state, *, hyper):
+        return params - hyper["lr"] * np.sign(grads), state
+
+
+@pytest.mark.parametrize("curvature", [1.0, 100.0])
+@pytest.mark.parametrize("lower_bound", [None, 0.0])
+def test_the_rate_of_a_long_run(curvature, lower_bound, monkeypatch):
+    # the notes, section 8.6: T = 1000: .04194 for L = 1 and 100 and both N, 11 runs; sqrt(Delta/(L T)) is .0671
+    monkeypatch.setattr("signcore.sums.norm1", lambda x: abs(x[0]))  # sums of one number
+    monkeypatch.setattr("signcore.sums.exact_dot", lambda x, y: x[0] * y[0])
+    grad, loss = parabola(curvature)
+    value = {} if lower_bound is None else {"value_fn": loss}
+    found = sos(np.asarray([3.0]), grad, 1000, lower_bound=lower_bound, with_rule=PlainSigns(), **value)
+    assert (round(found.lr, 5), found.runs, found.bracketed) == (0.04194, 11, True)
+
+
 def test_the_answer_is_within_a_factor_of_two_of_the_optimum_and_moves_a_tree(same):
     # the notes, section 8.6: sqrt(Delta/(L T)) = .2121 for T = 100; here T = 20
     x = {"a": np.asarray([3.0]), "b": None}
@@ -51,6 +70,15 @@ def test_a_run_that_diverges_counts_as_too_large():
     assert wild.lr <= 0.5 / 8 < tame.lr
 
 
+@pytest.mark.parametrize("policy", ["propagate", "skip", "raise"])
+def test_a_gradient_that_is_not_finite_ends_a_run_whatever_the_policy(policy):
+    def cliff(x):
+        return x * np.where(np.abs(x) > 10.0, np.inf, 1.0)
+
+    found = sos(np.asarray([3.0]), cliff, 5, start=0.25, with_rule=sc.SignSGD(nonfinite=policy))
+    assert found[2:] == sos(np.asarray([3.0]), cliff, 5, start=0.25)[2:]
+
+
 def test_a_linear_function_has_no_rate_that_is_too_large():
     found = sos(np.asarray([0.0]), np.ones_like, 2, start=1.0, max_runs=4)
     assert (found.runs, found.bracketed) == (4, False)
@@ -71,6 +99,21 @@ def test_another_rule_may_be_searched():
         ({"start": 0.0}, ValueError, r"`start` is 0\.0; it must be finite and in"),
         ({"start": None}, TypeError, r"`start` is None; pass a number"),
         ({"grad_fn": 1}, TypeError, r"`grad_fn` is 1; pass a function"),
+        ({"grad_fn": lambda x: None}, TypeError, r"`grad_fn\(params\)` is None; return gradients"),
+        ({"value_fn": 3.0}, TypeError, r"`value_fn` is 3\.0; pass a function of params that returns the loss"),
+        ({"value_fn": lambda x: None}, TypeError, r"`value_fn\(params\)` is None; return the loss \(a `return` is"),
+        (
+            {"value_fn": lambda x: np.ones(2), "lower_bound": 0.0},
+            TypeError,
+            r"`value_fn\(params\)` is an array of float64 of shape \(2,\); return the loss",
+        ),
+        ({"with_rule": "signum"}, TypeError, r"`with_rule` is 'signum'; pass a rule, made by signcore\.rule\(name"),
+        ({"with_rule": sc.Signum}, TypeError, r"`with_rule` is <class .*>; pass a rule, made by"),
+        (
+            {"with_rule": sc.MonotoneSignSGD()},
+            ValueError,
+            r"`with_rule` needs value, value_fn \(MonotoneSignSGD\); pass a rule whose steps need gradients alone",
+        ),
         ({"lower_bound": 0.0}, TypeError, r"`value_fn` is missing and `lower_bound` is 0\.0"),
         (
             {"lower_bound": 5.0, "value_fn": lambda x: 4.5},

@@ -36,7 +36,7 @@ def down(rule: sc.Rule, bits: dict[str, float]) -> str:
     for name, wire in rule._wires.items():
         if wire.aggregate == "gathered":
             continue
-        if wire.aggregate == "vote":
+        if wire.aggregate in ("vote", "weighted"):
             parts.append(_number(bits[name]))
         elif wire.aggregate == "mean" and wire.bits is None:
             parts.append("log2(2M+1)")

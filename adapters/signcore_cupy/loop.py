@@ -108,7 +108,7 @@ def run(
                 if grads is _END:
                     break
                 # One assignment: an interrupt finds either the old three or the new three.
-                extra = inputs(rule, now[1], now[0], grad_fn, value_fn)
+                extra = inputs(rule, now[1], now[2], now[0], grad_fn, value_fn)
                 now = now[0] + 1, *rule.step(now[1], grads, now[2], hyper=overrides(now[0]), **extra)
                 del grads
                 advance(now[0] - first)

@@ -24,10 +24,14 @@ def steps_done(state: Any, start: int | None) -> int:
         ) from error
 
 
-def inputs(rule: Rule, params: Any, step: int, grad_fn: Any, value_fn: Any) -> dict[str, Any]:
-    """`value`, `value_fn` and `grad_fn` of one step, as far as its rule needs them and they were given."""
+def inputs(rule: Rule, params: Any, state: Any, step: int, grad_fn: Any, value_fn: Any) -> dict[str, Any]:
+    """`value`, `value_fn` and `grad_fn` of one step, as far as its rule needs them and they were given.
+
+    The loss is evaluated where the rule asks for it in a step from this state, or where that cannot be told without
+    waiting for the device.
+    """
     made: dict[str, Any] = {}
-    if "value" in rule.needs and value_fn is not None:
+    if "value" in rule.needs and value_fn is not None and rule.asks("value", state):
         made["value"] = value_fn(params, step)
     if "value_fn" in rule.needs and value_fn is not None:
         made["value_fn"] = lambda at: value_fn(at, step)

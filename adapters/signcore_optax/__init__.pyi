@@ -69,7 +69,8 @@ def aass(
     beta : float, default 0.9
         Weight of the past, in [0, 1); the author's example.
     eps : float, default 1e-6
-        Clamp of the current-variance arcsine, in [0, 0.01); the author's. It caps |u| at 1.9982.
+        Clamp of the current-variance arcsine, in [0, 0.01); the author's. It caps |u| at 1.9982. The linear and the
+        lagged response have no clamp, so it does nothing there.
     response : {"arcsine", "linear"}, default "arcsine"
         "linear" is the author's NtM-SignSGD.
     variance : {"current", "lagged"}, default "current"
@@ -144,19 +145,20 @@ def alias(
         First estimate of the smoothness, above 0; it stays in the sum, as in the authors' code, whose scripts take 100.
         Too large, the first steps are too small; a tenth makes them sqrt(10) times longer, until the ratios dominate.
     lower_bound : float, default 0.0
-        Of option II, below the loss of the first step, which `value=` passes; 0 in all scripts.
+        Of option II, below the loss of the first step, which `value=` passes; 0 in all scripts. With `maximize` the
+        value is what is raised, and this is below its negative: minus an upper bound.
     d0 : float, optional
-        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss. Too small, many steps are lost
-        until d has grown. None, the scripts' choice, is option II, which also is the better one under noise.
+        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss, and allows no `lower_bound`. Too
+        small, many steps are lost until d has grown. None, the scripts' choice, is option II, the better one in noise.
     gamma_max : float, optional
-        Ceiling of the rate before `learning_rate`, above 0. None is the paper; the code hides a ceiling of 1e-3.
+        Ceiling of the rate before `learning_rate`, above 0. None is the paper; 1e-3 is the ceiling that the code hides.
     update_gap : int, default 1
         The estimates change in every so many-th step, with differences over as many; the scripts take 10 and 20. Under
         noise the rate grows with its square.
     warmup_steps : int, default 0
         So many steps at `warmup_lr` (default 1e-3, the scripts') come first; a multiple of `update_gap`.
     warmup_lr : float, array or schedule, default 1e-3
-        Rate of the warm-up.
+        Rate of the warm-up; without one it does nothing.
     scope : {"global", "group", "leaf"}, default "global"
         What has a rate of its own; the paper has one, the code one per group.
     sample : {"consecutive", "same"}, default "consecutive"
@@ -181,9 +183,11 @@ def alias(
     Notes
     -----
     For f -> 4f with l_inf0, lower_bound and d0 times 4, and for x -> 2x with l_inf0/4, steps are the same to the bit.
-    For convex f and one worker d stays below f(x_0) - min f. Workers send signs and two numbers, whose means are used.
+    For convex f and one worker d stays below f(x_0) - min f. Workers send signs and two numbers, whose means are used:
+    the vote withstands hostile workers, a mean does not. One that sends NaN or 1e30 spoils the rate of all; where
+    workers are not trusted, take a rule with a fixed rate. A scope that begins late has the gap of the others.
     Deviations: total has the displacement as it was, decay and gaps included; a step that moved nothing adds no ratio.
-    With `nonfinite="propagate"` one gradient that is not finite makes every later rate NaN.
+    With `nonfinite="propagate"` one gradient that is not finite, or an eta that overflows, spoils every later rate.
 
     Raises
     ------
@@ -234,7 +238,7 @@ def alias_adam(
     warmup_steps : int, default 0
         In the first so many steps u has no d; 10000 in the scripts, where the schedule's warm-up is as long.
     warmup_growth : bool, default True
-        Whether d and r change in the warm-up: in the main branch they do, in "dev" they do not.
+        Whether d and r change in the warm-up, if there is one: in the main branch they do, in "dev" they do not.
     weight_decay : float, default 0.0
         Decoupled, at least 0, and applied after the step as in the code, so that it sees ``p - learning_rate*u``; a script: 1e-3.
     maximize, nonfinite, state_dtype
@@ -249,9 +253,12 @@ def alias_adam(
 
     Notes
     -----
-    Kept only so that the authors' results can be compared. With the global norm of gradients clipped to 1, as in their
-    script, q is at most 1 and d stays 1 for ever; there is no bias correction; no step is scale invariant. Workers send
-    gradients, as in the code; each has its own q, whose mean is used, where the code has the mean gradient's.
+    The update is as in the authors' class AdamLike; the paper's own formula could not be read. Kept only so that the
+    authors' results can be compared. With the global norm of gradients clipped to 1, as in their script, q is at most 1
+    and d stays 1 for ever; there is no bias correction; no step is scale invariant. Workers send gradients, as in the
+    code; each has its own q, whose mean is used, where the code has the mean gradient's. A square beyond float32, of
+    ``|d*g|`` above 1.8e19, makes its coordinate NaN, which `nonfinite` does not look for: it looks at gradients, q, r
+    and d.
     Deviations: u is formed as one root of a quotient, which equals the code's sqrt(d**2/(1 + (v - m**2)/(m**2 + eps)))
     and does not cancel; the code's g_prev of ones in the first step, which nothing reads, is left out.
 
@@ -300,13 +307,15 @@ def alias_compact(
         "linf_d" by far. "l1inf" divides the extremes by |displacement|_1, our reading of the paper: its rate may be n
         times too large and needs `gamma_max`. The first is the default because it is the tightest that is safe.
     l_inf0 : float, default 100.0
-        First estimate of the smoothness, above 0; it stays in the sum.
+        First estimate of the smoothness, above 0; it stays in the sum. 100 is of the scripts for ALIAS.
     lower_bound : float, default 0.0
-        Of option II, below the loss of the first step, which `value=` passes.
+        Of option II, below the loss of the first step, which `value=` passes; 0 in all of those scripts. With
+        `maximize` below the negative of the value.
     d0 : float, optional
-        Takes option I, as in ALIAS; needs a sign_zero that fits in a bit, no weight_decay, and one worker.
+        Takes option I, as in ALIAS; needs a sign_zero that fits in a bit, no weight_decay or lower_bound, and one
+        worker. None is ALIAS's.
     gamma_max : float, optional
-        Ceiling of the rate before `learning_rate`, above 0.
+        Ceiling of the rate before `learning_rate`, above 0. None is ALIAS's, whose code hides one of 1e-3.
     weight_decay : float, default 0.0
         Decoupled, at the rate found, at least 0. `moved` leaves it out, which errs on the side of a smaller rate.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
@@ -325,9 +334,11 @@ def alias_compact(
 
     Notes
     -----
-    Experimental: a reconstruction; the paper's denominator could not be read, and no published code has this form. The
-    bounds do not vanish when g = g_prev, so eta grows in every step and the rate falls like 1/t: meant for gradients
-    that are mostly noise. Several workers use the mean of |g|_1, the extremes of all, and signs before the vote.
+    Experimental: a reconstruction of what the paper describes as its memory-efficient form, whose denominator could not
+    be read; no published code has it. The bounds do not vanish when g = g_prev, so eta grows in every step and the rate
+    falls like 1/t: meant for gradients that are mostly noise. Several workers use the mean of |g|_1, the extremes of
+    all, and signs before the vote: where all are tied nothing moves, and `moved` is learning_rate all the same. Of a leaf without
+    a gradient the next step takes nothing into total; a step without any gradient leaves all estimates.
     Deviations: the displacement is learning_rate*sign(g), before it is rounded to the parameters' dtype.
 
     Raises
@@ -379,19 +390,21 @@ def alias_momentum(
     beta : float, default 0.9
         Weight of the past, in [0, 1); Signum's. 0 is `signcore.ALIAS` to the bit, for finite gradients.
     l_inf0 : float, default 100.0
-        First estimate of the smoothness, above 0; it stays in the sum.
+        First estimate of the smoothness, above 0; it stays in the sum. 100 is of the authors' scripts.
     lower_bound : float, default 0.0
-        Of option II, below the loss of the first step, which `value=` passes.
+        Of option II, below the loss of the first step, which `value=` passes; 0 in all of their scripts. With
+        `maximize` below the negative of the value.
     d0 : float, optional
-        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss.
+        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss, allows no `lower_bound`.
     gamma_max : float, optional
-        Ceiling of the rate before `learning_rate`, above 0.
+        Ceiling of the rate before `learning_rate`, above 0; None is the paper, 1e-3 the ceiling that the code hides.
     update_gap : int, default 1
-        The estimates change in every so many-th step, with differences over as many.
+        The estimates change in every so many-th step, with differences over as many; 1 as in the paper and the
+        code's constructor, 10 and 20 in the scripts.
     warmup_steps : int, default 0
         So many steps at `warmup_lr` come first; a multiple of `update_gap`. The momentum averages from the start.
     warmup_lr : float, array or schedule, default 1e-3
-        Rate of the warm-up, not times `learning_rate`.
+        Rate of the warm-up, not times `learning_rate`; the scripts'. Without a warm-up it does nothing.
     scope : {"global", "group", "leaf"}, default "global"
         What has a rate of its own.
     sample : {"consecutive", "same"}, default "consecutive"
@@ -414,9 +427,10 @@ def alias_momentum(
 
     Notes
     -----
-    Experimental: no paper has it. The published code has an option of momentum that does nothing, because its buffer is
-    never stored. Here eta is made of the raw gradients and of the displacement as it was, so that for convex f and one
-    worker d stays below f(x_0) - min f whatever moved the parameters.
+    Experimental: no paper has it, so there is no equation to name; the rate is as in `signcore.ALIAS`. The published
+    code has an option of momentum that does nothing, because its buffer is never stored. Here eta is made of the raw
+    gradients and of the displacement as it was, so that for convex f and one worker d stays below f(x_0) - min f
+    whatever moved the parameters.
     Deviations from ALIAS: the sign is the average's, and `learning_rate` is meant to be a schedule.
 
     Raises
@@ -612,11 +626,12 @@ def hybrid(
     eps : float, default 1e-8
         At least 0. Where ``|g|^2`` is below it, lambda collapses.
     switch_step, switch_epoch, steps_per_epoch : int, optional
-        Length of the first phase, at least 1, in steps or in epochs of `steps_per_epoch` steps; the paper takes 25
-        epochs for CIFAR-10, 60 for CIFAR-100. None of them, the default, is the trigger of SWATS (Keskar and Socher
-        2017, arXiv 1712.07628): no number would do for every run's length, and that one has none to choose.
+        Length of the first phase, at least 1, in steps or in epochs of `steps_per_epoch` steps. The paper requires the
+        user to choose: 25 epochs for CIFAR-10, 60 for CIFAR-100. None of them, the default, is the trigger of SWATS
+        (Keskar and Socher 2017, arXiv 1712.07628), because no number would do for every run's length, and that trigger
+        has none to choose. It waits while learning_rate is 0.
     tolerance : float, default 1e-9
-        Of that trigger, in the unit of a rate, at least 0; SWATS's.
+        Of that trigger, in the unit of a rate, at least 0; SWATS's. Not beside a length.
     bias_correction : bool, default False
         Undo that lbar starts at 0; the paper does not. Small after 1/(1 - eta) steps.
     lr_max : float, optional
@@ -626,7 +641,7 @@ def hybrid(
     dithered : bool, default False
         Noise before the sign, in the first phase; lambda does not see it.
     alpha, gamma : float, default 0.1 and 0.55
-        Its variance at first and how fast it falls, at least 0; the paper's.
+        Its variance at first and how fast it falls, at least 0; the paper's. Of no effect where not `dithered`.
     weight_decay : float, default 0.0
         Decoupled, at least 0, by ``learning_rate*weight_decay`` in both phases: the switch does not change it.
     sign_zero, ties, aggregation, seed
@@ -740,7 +755,7 @@ def monotone_signsgd(
     ----------
     learning_rate : float, array or schedule, default 1e-3
         Step of every coordinate, in the parameters' unit, at least 0. The theorem's is
-        ``sc.schedules.inverse_sqrt(learning_rate)``; the paper has no default, this one is `SignSGD`'s.
+        ``sc.schedules.inverse_sqrt(learning_rate)``; the paper requires the user to choose, the default is `SignSGD`'s.
     weight_decay : float, default 0.0
         Only 0: a decay that pulls against the loss would be accepted or refused together with the sign step, so
         neither is the method of the paper any more. Add ``0.5*weight_decay*|p|^2`` to the loss.
@@ -803,8 +818,9 @@ def noisy_signsgd(
         Step of every coordinate, at least 0; that of signSGD.
     b : float, default 0.01
         Scale of the noise in the gradient's unit, at least 0. The theory wants ``(K*d)**0.25`` for K steps and d
-        coordinates, far above any gradient, and steps to match. The default is ours: the size of a coordinate of a
-        small network's mini-batch gradient, where the sign begins to tell magnitudes apart. Match it to yours.
+        coordinates, far above any gradient, and steps to match; the paper requires the user to choose. The default is
+        ours, so that there is one: the size of a coordinate of a small network's mini-batch gradient, where the sign
+        begins to tell magnitudes apart. Match it to yours.
     distribution : {"normal", "uniform"}, default "normal"
         "uniform" is the stochastic sign of Jin et al. 2020 (arXiv 2002.10940): for ``b >= |g|`` its mean is g/b.
     weight_decay : float, default 0.0
@@ -886,9 +902,10 @@ def rprop(
 
     Notes
     -----
-    For gradients of the whole data: noise turns signs and shrinks all steps. With several workers the gradients
-    are averaged, since it is their sign that decides. A coordinate does not see the others, nor a positive factor of
-    its gradients; after a turn it rests for one step. A gradient that is NaN has the sign 0.
+    The update as in torch.optim.Rprop, which after a turn does not go back. For gradients of the whole data: noise
+    turns signs and shrinks all steps. With several workers the gradients are averaged, since it is their sign that
+    decides. A coordinate does not see the others, nor a positive factor of its gradients; after a turn it rests for one
+    step. A gradient that is NaN has the sign 0.
     Deviations from torch.optim.Rprop: the signs of two gradients are compared, where torch takes the sign of their
     product, which is 0 when that underflows; the state holds the sign of the last gradient, which is all that is used
     of it; sizes are products rounded once each, as torch's are.
@@ -943,8 +960,8 @@ def sgd(
 
     Notes
     -----
-    Deviations from torch.optim.SGD: weight decay is decoupled (SGDW) where torch adds it to the gradient;
-    momentum is below 1; the velocity is allocated also when momentum is 0.
+    The update as in the documentation of torch.optim.SGD. Deviations from it: weight decay is decoupled (SGDW) where
+    torch adds it to the gradient; momentum is below 1; the velocity is allocated also when momentum is 0.
 
     Raises
     ------
@@ -1186,9 +1203,10 @@ def stosignsgd(
 
     Notes
     -----
-    As |m| never exceeds the peak, the mean of s is ``m/peak``: exactly where that is a multiple of 2**-23, and within
-    2**-23 elsewhere. The peak never decays, so one outlier slows a coordinate for ever. Deviations: the sign is +1
-    where ``peak*z < m`` for one of 2**24 values of z, so that the mean is met.
+    The update as in the practical form of Dingzhi Yu, Rui Pan, Yuxing Liu and Tong Zhang (2026), with momentum and
+    decoupled decay. As |m| never exceeds the peak, the mean of s is ``m/peak``: exactly where that is a multiple of
+    2**-23, and within 2**-23 elsewhere. The peak never decays, so one outlier slows a coordinate for ever. Deviations:
+    the sign is +1 where ``peak*z < m`` for one of 2**24 values of z, so that the mean is met.
 
     Raises
     ------
@@ -1246,13 +1264,14 @@ def tiger(
 
     Notes
     -----
-    The rms is of the whole leaf before the step, each leaf its own: how parameters are cut into leaves matters.
-    Without `scale_by_rms` this is Signum with other defaults. Under a vote each worker averages its own gradients.
+    The update as in the author's code; there is no paper. The rms is of the whole leaf before the step, each leaf its
+    own: how parameters are cut into leaves matters. Without `scale_by_rms` this is Signum with other defaults. Under a
+    vote each worker averages its own gradients.
     Deviations: the author tells leaves by their names, a rule does not see them. Embeddings have an rms per row there,
     here one for the leaf; what is called bias, beta or gamma has the rate ``0.5*learning_rate`` and no decay: step such leaves by
-    ``Tiger(learning_rate=0.5*learning_rate, scale_by_rms=False, weight_decay=0.0)``. A gradient with NaN there shrinks its tensor by 1 %
-    and leaves m alone; here it is treated as `nonfinite` says. Gradients of micro-batches are averaged by the caller
-    before the step, which is what the author's accumulation amounts to, but for its rounding.
+    ``Tiger(learning_rate=0.5*learning_rate, scale_by_rms=False, weight_decay=0.0)``. A gradient with NaN there shrinks its tensor by 1 % and
+    leaves m alone; here it is treated as `nonfinite` says. Gradients of micro-batches are averaged by the caller before
+    the step, which is what the author's accumulation amounts to, but for its rounding.
 
     Raises
     ------

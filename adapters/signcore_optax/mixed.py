@@ -10,8 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from signcore import Rule, ops
-from signcore.dtypes import Format, format_of
+from signcore import Rule, checks, ops
+from signcore.dtypes import Format, format_of, name_of
 from signcore.marks import marks
 
 
@@ -25,6 +25,23 @@ def one_dtype(p: Any, g: Any) -> tuple[Any, Any]:
     if fmt is None or _format(g) is None or p.dtype == g.dtype:
         return p, g
     return p.astype(fmt.compute), g.astype(fmt.compute)
+
+
+def refuse_trials(rule: Rule, names: list[str], params: list[Any], grads: list[Any]) -> None:
+    """Raise where a rule would try another point than the one that is stored.
+
+    The caller adds an update that was rounded to the gradient's dtype, and rounds the sum to the parameter's; after
+    both the loss may be above the one that was tried.
+    """
+    if "value_fn" not in rule.needs:
+        return
+    for name, p, g in zip(names, params, grads, strict=True):
+        if _format(p) is not None and _format(g) is not None and p.dtype != g.dtype:
+            raise ValueError(
+                f"{checks.place('grads', name)} has dtype {name_of(g.dtype)}, {checks.place('params', name)} has "
+                f"{name_of(p.dtype)}, and {type(rule).__name__} decides by the loss at the very parameters that will "
+                f"be stored; cast the gradients to the parameters' dtype"
+            )
 
 
 def beside_params(column: list[Any], params: list[Any]) -> list[Any]:

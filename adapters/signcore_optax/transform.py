@@ -12,7 +12,7 @@ from signcore import Rule
 
 from .decay import decay_mask, require_params
 from .leaves import Shape, flatten
-from .mixed import beside_params, in_dtype_of, one_dtype, stand_ins
+from .mixed import beside_params, in_dtype_of, one_dtype, refuse_trials, stand_ins
 from .placement import beside
 
 
@@ -37,7 +37,7 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
     ------
     TypeError, ValueError
         When updating: what `signcore.Rule.step` raises; params missing although they decay; a mask that does
-        not fit them.
+        not fit them; gradients of another dtype than the params', for a rule that compares losses.
 
     Examples
     --------
@@ -96,6 +96,7 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
         if ps is None:
             require_params(rule)
             ps = stand_ins(rule, grads, columns)
+        refuse_trials(rule, shape.names, ps, grads)
         pairs = [one_dtype(p, g) for p, g in zip(ps, grads, strict=True)]
         copies = {name: column for name, column in columns.items() if kinds[name] == "copy"}
         columns |= {name: beside_params(column, [p for p, _ in pairs]) for name, column in copies.items()}

@@ -29,14 +29,20 @@ def inputs(rule: Rule, param_groups: list[dict[str, Any]], i: int, closure: Any,
     made: dict[str, Any] = {"value": _plain(loss)}
     if closure is not None:
         params = param_groups[i]["params"]
-        made["value_fn"] = lambda values: _evaluated(closure, params, values)[0]
-        made["grad_fn"] = lambda values: _evaluated(closure, params, values)[1]
+        others = [p for j, group in enumerate(param_groups) if j != i for p in group["params"]]
+        made["value_fn"] = lambda values: _evaluated(closure, params, values, others)[0]
+        made["grad_fn"] = lambda values: _evaluated(closure, params, values, others)[1]
     return {name: made.get(name) for name in rule.needs}
 
 
-def _evaluated(closure: Callable[[], Any], params: list[torch.Tensor], values: list[Any]) -> tuple[Any, list[Any]]:
-    """Loss and gradients of the closure at other values of the parameters, which get back theirs."""
-    with _moved(params, values), torch.enable_grad():
+def _evaluated(
+    closure: Callable[[], Any], params: list[torch.Tensor], values: list[Any], others: list[torch.Tensor]
+) -> tuple[Any, list[Any]]:
+    """Loss and gradients of the closure at other values of a group's parameters, which get back theirs.
+
+    All parameters get back their gradients, the other groups' too: backward adds to those that it finds, in place.
+    """
+    with _moved(params, values, others), torch.enable_grad():
         loss = closure()
         grads = [None if value is None else p.grad for p, value in zip(params, values, strict=True)]
     if loss is None:
@@ -50,17 +56,20 @@ def _plain(loss: Any) -> Any:
 
 
 @contextmanager
-def _moved(params: list[torch.Tensor], values: list[Any]) -> Iterator[None]:
-    kept = [(p, p.detach().clone(), p.grad) for p in params]
+def _moved(params: list[torch.Tensor], values: list[Any], others: list[torch.Tensor]) -> Iterator[None]:
+    kept = [(p, p.detach().clone()) for p in params]
+    grads = [(p, p.grad) for p in (*params, *others)]
     try:
         with torch.no_grad():
+            for p, _ in grads:
+                p.grad = None  # new tensors will be made, so that the old gradients stay what they were
             for p, value in zip(params, values, strict=True):
-                p.grad = None  # a new tensor, so that the old gradients stay what they were
                 if value is not None:
                     p.copy_(value)
         yield
     finally:
         with torch.no_grad():
-            for p, old, grad in kept:
+            for p, old in kept:
                 p.copy_(old)
+            for p, grad in grads:
                 p.grad = grad

@@ -17,6 +17,8 @@ from .optimizer import SignOptimizer
 _PARAMS = """params : iterable
     Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
     the hyperparameters below."""
+_PER_GROUP = """
+    What this rule measures "over all parameters", it measures over those of each group by itself."""
 _EXAMPLE = """Examples
 --------
 >>> import torch, signcore_torch
@@ -125,4 +127,11 @@ def _doc(rule_class: type[Rule]) -> str:
     if not heading:
         return doc
     after = after.partition("\n\nExamples\n--------\n")[0]
-    return f"{before}{heading}{_PARAMS}\n{after}\n\n{_EXAMPLE.format(name=rule_class.__name__)}\n"
+    params = _PARAMS + _PER_GROUP if _measures(rule_class) else _PARAMS
+    return f"{before}{heading}{params}\n{after}\n\n{_EXAMPLE.format(name=rule_class.__name__)}\n"
+
+
+def _measures(rule_class: type[Rule]) -> bool:
+    """Whether a rule may measure numbers of the whole tree: of the gradients, or of the aggregate."""
+    measured = any(partial.kind is not None for name, partial in rule_class.PARTIALS.items() if name != "nonfinite")
+    return measured or rule_class.settlements is not Rule.settlements

@@ -21,7 +21,9 @@ class SignOptimizer(Restorable):
     A parameter group is one functional state of the rule: its step counter counts the steps in which any
     parameter of the group had a gradient, whatever it was for each of them. A parameter without a gradient
     is left alone and has no state; once it has one it joins with a fresh state and the group's counter. The
-    parameters of a group live on one device.
+    parameters of a group live on one device. So numbers "of the whole tree" are those of a group, and
+    ``nonfinite="skip"`` skips the groups that hold a bad gradient and steps the others: pass one group where that
+    matters.
 
     Notes
     -----
@@ -63,7 +65,8 @@ class SignOptimizer(Restorable):
         ----------
         closure : callable, optional
             Evaluates the model anew, calls ``backward`` and returns the loss. A rule that evaluates the loss or the
-            gradients at other parameters calls it more than once.
+            gradients at other parameters calls it more than once; the gradients of all groups are set aside meanwhile.
+            Parameters of other optimizers, if the closure's ``backward`` reaches them, accumulate in each call.
 
         Returns
         -------

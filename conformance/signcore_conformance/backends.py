@@ -466,9 +466,9 @@ _COMPILE: dict[str, Any] = {
 
 BACKENDS = (
     Backend("numpy", "numpy", needs=("ml_dtypes",)),
-    Backend("numpy-readonly", "numpy", needs=("ml_dtypes",), drive=_readonly_loop),
+    Backend("numpy-readonly", "numpy", needs=("ml_dtypes",), drive=_readonly_loop, **_FEWEST),
     Backend("array-api-strict", "numpy", ("array_api_strict",), ("float32", "float64"), _strict_to),
-    Backend("cupy-loop", "numpy", needs=("ml_dtypes",), drive=_cupy_loop),
+    Backend("cupy-loop", "numpy", needs=("ml_dtypes",), drive=_cupy_loop, **_FEWEST),
     Backend("torch", "torch", to=_torch_to("cpu"), **_TORCH),
     Backend("torch-adapter", "torch", to=_torch_to("cpu"), drive=_torch_adapter, **_TORCH),
     Backend("torch-compile", "torch-compile", to=_torch_to("cpu"), **_TORCH, **_COMPILE),

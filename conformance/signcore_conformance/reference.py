@@ -120,8 +120,8 @@ class _Signed(Exception):
 class Tools:
     """The functions that formulas call."""
 
-    def __init__(self, dtype: str, noise: Any, *, stop_at_sign: bool = False) -> None:
-        self.dtype, self.noise, self.stop_at_sign = dtype, noise, stop_at_sign
+    def __init__(self, dtype: str, noise: Any, *, stop_at_sign: bool = False, vote: Any = None) -> None:
+        self.dtype, self.noise, self.stop_at_sign, self.vote = dtype, noise, stop_at_sign, vote
 
     def functions(self) -> dict[str, Any]:
         """Name to function."""
@@ -139,6 +139,8 @@ class Tools:
         """-1, 0 or 1; what zero becomes is the policy's; NaN gives 0."""
         if self.stop_at_sign:
             raise _Signed(x)
+        if self.vote is not None:
+            return self.vote
         tiny = FLUSH[self.dtype]
         if isinstance(x, Scalar):
             v = x.value
@@ -326,15 +328,16 @@ def threefry(k0: int, k1: int, c0: int, c1: Any) -> tuple[Any, Any]:
     return x0, x1
 
 
-def stream_key(seed: int, name: str) -> np.ndarray:
-    """Key of a leaf's stream of noise: the first 64 bits of BLAKE2s of the seed and the name."""
-    digest = hashlib.blake2s(f"{seed}/{name}".encode(), digest_size=8).digest()
+def stream_key(seed: int, name: str, worker: int | str = 0) -> np.ndarray:
+    """Key of a leaf's stream of noise: the first 64 bits of BLAKE2s of the seed, the worker but the first, the name."""
+    whose = f"{seed}:{worker}" if worker else f"{seed}"
+    digest = hashlib.blake2s(f"{whose}/{name}".encode(), digest_size=8).digest()
     return np.asarray(struct.unpack("<II", digest), dtype=np.uint32)
 
 
-def noise_words(seed: int, name: str, step: int, size: int) -> np.ndarray:
-    """Words of a leaf at a step: key from (seed, name), the step folded in, the element's 64-bit index as counter."""
-    k0, k1 = stream_key(seed, name)
+def noise_words(key: np.ndarray, step: int, size: int) -> np.ndarray:
+    """Words of a leaf at a step: the step folded into its key, the element's 64-bit index as counter."""
+    k0, k1 = key
     f0, f1 = threefry(int(k0), int(k1), 0, step)
     index = np.arange(size, dtype=np.uint64)
     x0, x1 = threefry(int(f0), int(f1), index >> np.uint64(32), index & np.uint64(0xFFFFFFFF))
@@ -386,12 +389,12 @@ class _Leaf:
                 else:
                     scope[name] = number
 
-    def run(self, lines: list[tuple[str, Any]], *, stop_at_sign: bool = False) -> None:
-        """Run assignments."""
+    def run(self, lines: list[tuple[str, Any]], *, stop_at_sign: bool = False, vote: Any = None) -> None:
+        """Run assignments; `vote`, of a whole leaf, takes the place of the sign."""
         noise = None if self.noise is None else self.noise.reshape(-1)
         for i, scope in enumerate(self.scopes):
             mine = self.noise if self.whole or noise is None else noise[i]
-            scope |= {"__builtins__": {}} | Tools(self.dtype, mine, stop_at_sign=stop_at_sign).functions()
+            scope |= {"__builtins__": {}} | Tools(self.dtype, mine, stop_at_sign=stop_at_sign, vote=vote).functions()
             with np.errstate(all="ignore"):
                 for name, code in lines:
                     scope[name] = eval(code, scope)
@@ -454,14 +457,17 @@ class Reference:
             for stage in stages or []
         ]
         self.fields, self.numbers, self.options = state, numbers, options
+        # Which assigned scalars must be finite: those that stay, and those that a leaf reads.
+        read = [code for formula, *_ in self.stages for _, code in formula] + [code for _, code in self.lines]
+        self.kept = {*self._named("scalar", "leaf scalar"), *(name for code in read for name in code.co_names)}
         self.scope = scope or options.get("scope", "global")
         self.accept = accept
 
     def _named(self, *kinds: str) -> list[str]:
         return [name for name, kind in self.fields.items() if kind in kinds]
 
-    def init(self, params: dict[str, np.ndarray]) -> dict[str, Any]:
-        """State before the first step."""
+    def init(self, params: dict[str, np.ndarray], worker: int = 0) -> dict[str, Any]:
+        """State before the first step; each worker has noise of its own, but where it is applied after the vote."""
         state: dict[str, Any] = {"step": 0}
         wide = _widest(params)
         for field, kind in self.fields.items():
@@ -474,7 +480,7 @@ class Reference:
                 state[field] = {path: self._zeros(kind, p, wide) for path, p in params.items()}
         if self.options.get("draws_noise"):
             seed = self.options.get("seed", 0)
-            state["stream"] = {path: stream_key(seed, path).view(np.int32) for path in params}
+            state["stream"] = {path: stream_key(seed, path, worker).view(np.int32) for path in params}
         return state
 
     def _zeros(self, kind: str, p: np.ndarray, wide: str) -> np.ndarray:
@@ -505,6 +511,8 @@ class Reference:
         skips = self.options.get("nonfinite") == "skip"
         if skips and not all(np.isfinite(_widen(g, g.dtype.name)).all() for g in grads.values()):
             return params, state
+        way = -1.0 if self.options.get("maximize") else 1.0  # a gain is a loss the other way round, as gradients are
+        value = way * value
         past = self.options.get("grad_at")
         evaluated = {} if past is None else grad_fn(state[past])
         leaves = {path: self._leaf(params[path], g, path, state, evaluated) for path, g in grads.items()}
@@ -523,8 +531,8 @@ class Reference:
         for field in self._named("scalar", "shared"):
             new_state[field] = self._scalar(field, state[field], scalars, list(params))
         if self.accept is not None:
-            trial = float(value_fn(new_params))
-            if not eval(self.accept, {"__builtins__": {}, "value": float(value), "trial": trial}):
+            losses = {"value": float(value), "trial": way * float(value_fn(new_params))}
+            if not eval(self.accept, {"__builtins__": {}, **losses}):
                 new_params = dict(params)
         return new_params, new_state
 
@@ -549,22 +557,23 @@ class Reference:
             values[field] = _unpacked(state[field][path], p).astype(dtype)
         if evaluated:
             values["g_at"] = _widen(evaluated[path], p.dtype.name)
-        leaf = _Leaf(values, dtype, self._noise(path, int(state["step"]), g), whole=whole)
+        leaf = _Leaf(values, dtype, self._noise(path, state, g), whole=whole)
         leaf.give({name: float(value) for name, value in self.numbers.items()})
         leaf.give(self.options | {"step": int(state["step"])})
         leaf.give({field: int(state[field][path]) for field in self._named("leaf")})
         leaf.give({field: int(state[field]) for field in self._named("shared")})
         return leaf
 
-    def _noise(self, path: str, step: int, g: np.ndarray) -> np.ndarray | None:
+    def _noise(self, path: str, state: dict[str, Any], g: np.ndarray) -> np.ndarray | None:
         if not self.options.get("draws_noise"):
             return None
-        return noise_words(self.options.get("seed", 0), path, step, g.size).astype(np.int64).reshape(g.shape)
+        key = state["stream"][path].view(np.uint32)
+        return noise_words(key, int(state["step"]), g.size).astype(np.int64).reshape(g.shape)
 
     def _staged(
         self, params: dict[str, np.ndarray], leaves: dict[str, _Leaf], state: dict[str, Any], value: float
     ) -> tuple[dict[str, dict[str, Any]], bool]:
-        """Every leaf's scalars after all stages, and whether all that was measured is finite."""
+        """Every leaf's scalars after all stages; and whether they and what was measured are finite."""
         wide = _widest(params)
         scalars: dict[str, dict[str, Any]] = {path: {} for path in params}
         finite = math.isfinite(value)
@@ -591,9 +600,12 @@ class Reference:
                         continue
                     parts = [self._parts(leaves[path], codes) for path in mine if path in leaves]
                     names[name] = Scalar(measured(kind, parts, wide), wide)
-                    finite = finite and math.isfinite(names[name].value)
+                    nothing = kind == "top" and names[name].value == -math.inf
+                    finite = finite and (nothing or math.isfinite(names[name].value))
                 for name, code in lines:
                     names[name] = eval(code, names)
+                    if isinstance(names[name], Scalar) and name in self.kept:
+                        finite = finite and math.isfinite(names[name].value)
                 kept = {*measure, *(name for name, _ in lines)}
                 for path in mine:
                     scalars[path] |= {name: names[name] for name in kept}
@@ -639,6 +651,58 @@ class Reference:
                 else:
                     new[whose[path]] = number
         return new
+
+    def together(
+        self,
+        params: dict[str, np.ndarray],
+        grads: list[dict[str, np.ndarray]],
+        states: list[dict[str, Any]],
+        weights: list[float] | None = None,
+    ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+        """One step of several workers who vote on the sign: of a formula with one `sign`, without stages.
+
+        A worker's sign is that of its own argument, with coins from its own noise; the answer to all takes its place
+        in the formula: the sign of their sum, undecided as `ties` says, or under ``aggregation="mean"`` their mean;
+        under "weighted" the sign of their sum with the workers' weights, in the order of the workers.
+        """
+        new_params = dict(params)
+        new_states = [{**state, "step": state["step"] + 1} for state in states]
+        for state in new_states:
+            state |= {field: dict(state[field]) for field in self.fields if isinstance(state[field], dict)}
+        for path, p in params.items():
+
+            def leaf(n: int, path: str = path, p: np.ndarray = p) -> _Leaf:
+                return self._leaf(p, grads[n][path], path, states[n], whole=True)
+
+            sent = [self._sent(leaf(n), p) for n in range(len(grads))]
+            vote = self._vote(sent, path, int(states[0]["step"]), weights or [1.0] * len(sent))
+            for n, state in enumerate(new_states):
+                mine = leaf(n)
+                mine.run(self.lines, vote=vote)
+                new_params[path] = self._moved(p, mine)
+                for field, new in self._kept(p, mine, {}).items():
+                    state[field][path] = new
+        return new_params, new_states
+
+    def _sent(self, leaf: _Leaf, p: np.ndarray) -> np.ndarray:
+        try:
+            leaf.run(self.lines, stop_at_sign=True)
+        except _Signed as found:
+            u = np.broadcast_to(np.asarray(found.args[0]), p.shape).astype(leaf.dtype)
+            return np.asarray(Tools(leaf.dtype, leaf.noise).sign(u, self.options["sign_zero"]))
+        raise ValueError("the formula has no sign to vote on")
+
+    def _vote(self, signs: list[np.ndarray], path: str, step: int, weights: list[float]) -> np.ndarray:
+        kind = signs[0].dtype.type
+        total = np.zeros_like(signs[0])
+        for s, weight in zip(signs, weights, strict=True):
+            total = (total + s * kind(weight)).astype(kind)
+        if self.options["aggregation"] == "mean":
+            return np.asarray(total / kind(len(signs)))
+        key = stream_key(self.options.get("seed", 0), path, "ties")
+        coins = noise_words(key, step, total.size).astype(np.int64).reshape(total.shape)
+        undecided = {"zero": 0.0, "plus": 1.0, "minus": -1.0, "random": 1.0 - 2.0 * (coins & 1)}[self.options["ties"]]
+        return np.where(total == 0, undecided, np.sign(total)).astype(kind)
 
     def argument(self, p: np.ndarray, g: np.ndarray, path: str, state: dict[str, Any]) -> np.ndarray | None:
         """What the first `sign` of the formula is given; None for a rule without one that its leaf alone decides.
@@ -717,7 +781,7 @@ def measured(kind: str, parts: list[list[np.ndarray]], dtype: str) -> float:
         return round_to(float(sum(part[0].size for part in parts)), dtype)
     if kind == "top":
         numbers = [np.max(part[0]) for part in parts if part[0].size]
-        return math.nan if any(np.isnan(x) for x in numbers) else float(max(numbers, default=-np.inf))
+        return math.nan if any(np.isnan(x) for x in numbers) else float(max(numbers, default=-np.inf)) + 0.0  # no -0
     columns = [[np.where(np.abs(x) < FLUSH[x.dtype.name], 0.0, x) for x in part] for part in parts]
     if kind == "norm_inf":
         sizes = [np.max(np.abs(part[0])) for part in columns if part[0].size]

@@ -42,7 +42,8 @@ class AASS(SignRule):
     beta : float, default 0.9
         Weight of the past, in [0, 1); the author's example.
     eps : float, default 1e-6
-        Clamp of the current-variance arcsine, in [0, 0.01); the author's. It caps |u| at 1.9982.
+        Clamp of the current-variance arcsine, in [0, 0.01); the author's. It caps |u| at 1.9982. The linear and the
+        lagged response have no clamp, so it does nothing there.
     response : {"arcsine", "linear"}, default "arcsine"
         "linear" is the author's NtM-SignSGD.
     variance : {"current", "lagged"}, default "current"

@@ -47,19 +47,20 @@ class ALIAS(TwoPoints):
         First estimate of the smoothness, above 0; it stays in the sum, as in the authors' code, whose scripts take 100.
         Too large, the first steps are too small; a tenth makes them sqrt(10) times longer, until the ratios dominate.
     lower_bound : float, default 0.0
-        Of option II, below the loss of the first step, which `value=` passes; 0 in all scripts.
+        Of option II, below the loss of the first step, which `value=` passes; 0 in all scripts. With `maximize` the
+        value is what is raised, and this is below its negative: minus an upper bound.
     d0 : float, optional
-        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss. Too small, many steps are lost
-        until d has grown. None, the scripts' choice, is option II, which also is the better one under noise.
+        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss, and allows no `lower_bound`. Too
+        small, many steps are lost until d has grown. None, the scripts' choice, is option II, the better one in noise.
     gamma_max : float, optional
-        Ceiling of the rate before `lr`, above 0. None is the paper; the code hides a ceiling of 1e-3.
+        Ceiling of the rate before `lr`, above 0. None is the paper; 1e-3 is the ceiling that the code hides.
     update_gap : int, default 1
         The estimates change in every so many-th step, with differences over as many; the scripts take 10 and 20. Under
         noise the rate grows with its square.
     warmup_steps : int, default 0
         So many steps at `warmup_lr` (default 1e-3, the scripts') come first; a multiple of `update_gap`.
     warmup_lr : float, array or schedule, default 1e-3
-        Rate of the warm-up.
+        Rate of the warm-up; without one it does nothing.
     scope : {"global", "group", "leaf"}, default "global"
         What has a rate of its own; the paper has one, the code one per group.
     sample : {"consecutive", "same"}, default "consecutive"
@@ -77,9 +78,11 @@ class ALIAS(TwoPoints):
     Notes
     -----
     For f -> 4f with l_inf0, lower_bound and d0 times 4, and for x -> 2x with l_inf0/4, steps are the same to the bit.
-    For convex f and one worker d stays below f(x_0) - min f. Workers send signs and two numbers, whose means are used.
+    For convex f and one worker d stays below f(x_0) - min f. Workers send signs and two numbers, whose means are used:
+    the vote withstands hostile workers, a mean does not. One that sends NaN or 1e30 spoils the rate of all; where
+    workers are not trusted, take a rule with a fixed rate. A scope that begins late has the gap of the others.
     Deviations: total has the displacement as it was, decay and gaps included; a step that moved nothing adds no ratio.
-    With `nonfinite="propagate"` one gradient that is not finite makes every later rate NaN.
+    With `nonfinite="propagate"` one gradient that is not finite, or an eta that overflows, spoils every later rate.
 
     Raises
     ------

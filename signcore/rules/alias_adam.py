@@ -55,7 +55,7 @@ class ALIASAdam(Rule):
     warmup_steps : int, default 0
         In the first so many steps u has no d; 10000 in the scripts, where the schedule's warm-up is as long.
     warmup_growth : bool, default True
-        Whether d and r change in the warm-up: in the main branch they do, in "dev" they do not.
+        Whether d and r change in the warm-up, if there is one: in the main branch they do, in "dev" they do not.
     weight_decay : float, default 0.0
         Decoupled, at least 0, and applied after the step as in the code, so that it sees ``p - lr*u``; a script: 1e-3.
     maximize, nonfinite, state_dtype
@@ -63,9 +63,12 @@ class ALIASAdam(Rule):
 
     Notes
     -----
-    Kept only so that the authors' results can be compared. With the global norm of gradients clipped to 1, as in their
-    script, q is at most 1 and d stays 1 for ever; there is no bias correction; no step is scale invariant. Workers send
-    gradients, as in the code; each has its own q, whose mean is used, where the code has the mean gradient's.
+    The update is as in the authors' class AdamLike; the paper's own formula could not be read. Kept only so that the
+    authors' results can be compared. With the global norm of gradients clipped to 1, as in their script, q is at most 1
+    and d stays 1 for ever; there is no bias correction; no step is scale invariant. Workers send gradients, as in the
+    code; each has its own q, whose mean is used, where the code has the mean gradient's. A square beyond float32, of
+    ``|d*g|`` above 1.8e19, makes its coordinate NaN, which `nonfinite` does not look for: it looks at gradients, q, r
+    and d.
     Deviations: u is formed as one root of a quotient, which equals the code's sqrt(d**2/(1 + (v - m**2)/(m**2 + eps)))
     and does not cancel; the code's g_prev of ones in the first step, which nothing reads, is left out.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..bounded import Bounded
 from ..fields import Hyper
-from ..marks import Packed, Scalar, Shared, Stream, Vote
+from ..marks import Packed, PerLeaf, Scalar, Shared, Stream, Vote
 from ..ops import flush
 
 
@@ -27,6 +27,7 @@ class ALIASCompactState(NamedTuple):
     rate: Scalar  # the last gamma, of option I
     moved: Scalar  # norm of the last displacement
     signs: Packed  # uint8, a bit for each sign of the last gradient, of option I
+    last: PerLeaf  # int32, the step of that gradient, from 1 on
     stream: Stream  # two int32 words per leaf, only for sign_zero="random"
 
 
@@ -53,13 +54,15 @@ class ALIASCompact(Bounded):
         "linf_d" by far. "l1inf" divides the extremes by |displacement|_1, our reading of the paper: its rate may be n
         times too large and needs `gamma_max`. The first is the default because it is the tightest that is safe.
     l_inf0 : float, default 100.0
-        First estimate of the smoothness, above 0; it stays in the sum.
+        First estimate of the smoothness, above 0; it stays in the sum. 100 is of the scripts for ALIAS.
     lower_bound : float, default 0.0
-        Of option II, below the loss of the first step, which `value=` passes.
+        Of option II, below the loss of the first step, which `value=` passes; 0 in all of those scripts. With
+        `maximize` below the negative of the value.
     d0 : float, optional
-        Takes option I, as in ALIAS; needs a sign_zero that fits in a bit, no weight_decay, and one worker.
+        Takes option I, as in ALIAS; needs a sign_zero that fits in a bit, no weight_decay or lower_bound, and one
+        worker. None is ALIAS's.
     gamma_max : float, optional
-        Ceiling of the rate before `lr`, above 0.
+        Ceiling of the rate before `lr`, above 0. None is ALIAS's, whose code hides one of 1e-3.
     weight_decay : float, default 0.0
         Decoupled, at the rate found, at least 0. `moved` leaves it out, which errs on the side of a smaller rate.
     sign_zero : {"zero", "plus", "minus", "random"}, default "zero"
@@ -71,9 +74,11 @@ class ALIASCompact(Bounded):
 
     Notes
     -----
-    Experimental: a reconstruction; the paper's denominator could not be read, and no published code has this form. The
-    bounds do not vanish when g = g_prev, so eta grows in every step and the rate falls like 1/t: meant for gradients
-    that are mostly noise. Several workers use the mean of |g|_1, the extremes of all, and signs before the vote.
+    Experimental: a reconstruction of what the paper describes as its memory-efficient form, whose denominator could not
+    be read; no published code has it. The bounds do not vanish when g = g_prev, so eta grows in every step and the rate
+    falls like 1/t: meant for gradients that are mostly noise. Several workers use the mean of |g|_1, the extremes of
+    all, and signs before the vote: where all are tied nothing moves, and `moved` is lr all the same. Of a leaf without
+    a gradient the next step takes nothing into total; a step without any gradient leaves all estimates.
     Deviations: the displacement is lr*sign(g), before it is rounded to the parameters' dtype.
 
     Raises
@@ -97,4 +102,4 @@ class ALIASCompact(Bounded):
     Message = ALIASCompactMessage
 
     def argument_leaf(self, p: Any, g: Any, s: ALIASCompactState, h: Hyper, noise: Any) -> tuple[Any, Any]:
-        return flush(g), s
+        return flush(g), self.marked(s)

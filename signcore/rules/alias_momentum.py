@@ -49,19 +49,21 @@ class ALIASMomentum(TwoPoints):
     beta : float, default 0.9
         Weight of the past, in [0, 1); Signum's. 0 is `signcore.ALIAS` to the bit, for finite gradients.
     l_inf0 : float, default 100.0
-        First estimate of the smoothness, above 0; it stays in the sum.
+        First estimate of the smoothness, above 0; it stays in the sum. 100 is of the authors' scripts.
     lower_bound : float, default 0.0
-        Of option II, below the loss of the first step, which `value=` passes.
+        Of option II, below the loss of the first step, which `value=` passes; 0 in all of their scripts. With
+        `maximize` below the negative of the value.
     d0 : float, optional
-        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss.
+        Takes option I: a guess of f(x_0) - min f from below, above 0; needs no loss, allows no `lower_bound`.
     gamma_max : float, optional
-        Ceiling of the rate before `lr`, above 0.
+        Ceiling of the rate before `lr`, above 0; None is the paper, 1e-3 the ceiling that the code hides.
     update_gap : int, default 1
-        The estimates change in every so many-th step, with differences over as many.
+        The estimates change in every so many-th step, with differences over as many; 1 as in the paper and the
+        code's constructor, 10 and 20 in the scripts.
     warmup_steps : int, default 0
         So many steps at `warmup_lr` come first; a multiple of `update_gap`. The momentum averages from the start.
     warmup_lr : float, array or schedule, default 1e-3
-        Rate of the warm-up, not times `lr`.
+        Rate of the warm-up, not times `lr`; the scripts'. Without a warm-up it does nothing.
     scope : {"global", "group", "leaf"}, default "global"
         What has a rate of its own.
     sample : {"consecutive", "same"}, default "consecutive"
@@ -77,9 +79,10 @@ class ALIASMomentum(TwoPoints):
 
     Notes
     -----
-    Experimental: no paper has it. The published code has an option of momentum that does nothing, because its buffer is
-    never stored. Here eta is made of the raw gradients and of the displacement as it was, so that for convex f and one
-    worker d stays below f(x_0) - min f whatever moved the parameters.
+    Experimental: no paper has it, so there is no equation to name; the rate is as in `signcore.ALIAS`. The published
+    code has an option of momentum that does nothing, because its buffer is never stored. Here eta is made of the raw
+    gradients and of the displacement as it was, so that for convex f and one worker d stays below f(x_0) - min f
+    whatever moved the parameters.
     Deviations from ALIAS: the sign is the average's, and `lr` is meant to be a schedule.
 
     Raises

@@ -53,11 +53,12 @@ class Hybrid(Calibrated):
     eps : float, default 1e-8
         At least 0. Where ``|g|^2`` is below it, lambda collapses.
     switch_step, switch_epoch, steps_per_epoch : int, optional
-        Length of the first phase, at least 1, in steps or in epochs of `steps_per_epoch` steps; the paper takes 25
-        epochs for CIFAR-10, 60 for CIFAR-100. None of them, the default, is the trigger of SWATS (Keskar and Socher
-        2017, arXiv 1712.07628): no number would do for every run's length, and that one has none to choose.
+        Length of the first phase, at least 1, in steps or in epochs of `steps_per_epoch` steps. The paper requires the
+        user to choose: 25 epochs for CIFAR-10, 60 for CIFAR-100. None of them, the default, is the trigger of SWATS
+        (Keskar and Socher 2017, arXiv 1712.07628), because no number would do for every run's length, and that trigger
+        has none to choose. It waits while lr is 0.
     tolerance : float, default 1e-9
-        Of that trigger, in the unit of a rate, at least 0; SWATS's.
+        Of that trigger, in the unit of a rate, at least 0; SWATS's. Not beside a length.
     bias_correction : bool, default False
         Undo that lbar starts at 0; the paper does not. Small after 1/(1 - eta) steps.
     lr_max : float, optional
@@ -67,7 +68,7 @@ class Hybrid(Calibrated):
     dithered : bool, default False
         Noise before the sign, in the first phase; lambda does not see it.
     alpha, gamma : float, default 0.1 and 0.55
-        Its variance at first and how fast it falls, at least 0; the paper's.
+        Its variance at first and how fast it falls, at least 0; the paper's. Of no effect where not `dithered`.
     weight_decay : float, default 0.0
         Decoupled, at least 0, by ``lr*weight_decay`` in both phases: the switch does not change it.
     sign_zero, ties, aggregation, seed

@@ -36,7 +36,7 @@ class MonotoneSignSGD(SignRule):
     ----------
     lr : float, array or schedule, default 1e-3
         Step of every coordinate, in the parameters' unit, at least 0. The theorem's is
-        ``sc.schedules.inverse_sqrt(lr)``; the paper has no default, this one is `SignSGD`'s.
+        ``sc.schedules.inverse_sqrt(lr)``; the paper requires the user to choose, the default is `SignSGD`'s.
     weight_decay : float, default 0.0
         Only 0: a decay that pulls against the loss would be accepted or refused together with the sign step, so
         neither is the method of the paper any more. Add ``0.5*weight_decay*|p|^2`` to the loss.

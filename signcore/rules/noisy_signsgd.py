@@ -38,8 +38,9 @@ class NoisySignSGD(SignRule):
         Step of every coordinate, at least 0; that of signSGD.
     b : float, default 0.01
         Scale of the noise in the gradient's unit, at least 0. The theory wants ``(K*d)**0.25`` for K steps and d
-        coordinates, far above any gradient, and steps to match. The default is ours: the size of a coordinate of a
-        small network's mini-batch gradient, where the sign begins to tell magnitudes apart. Match it to yours.
+        coordinates, far above any gradient, and steps to match; the paper requires the user to choose. The default is
+        ours, so that there is one: the size of a coordinate of a small network's mini-batch gradient, where the sign
+        begins to tell magnitudes apart. Match it to yours.
     distribution : {"normal", "uniform"}, default "normal"
         "uniform" is the stochastic sign of Jin et al. 2020 (arXiv 2002.10940): for ``b >= |g|`` its mean is g/b.
     weight_decay : float, default 0.0

@@ -56,9 +56,10 @@ class Rprop(Rule):
 
     Notes
     -----
-    For gradients of the whole data: noise turns signs and shrinks all steps. With several workers the gradients
-    are averaged, since it is their sign that decides. A coordinate does not see the others, nor a positive factor of
-    its gradients; after a turn it rests for one step. A gradient that is NaN has the sign 0.
+    The update as in torch.optim.Rprop, which after a turn does not go back. For gradients of the whole data: noise
+    turns signs and shrinks all steps. With several workers the gradients are averaged, since it is their sign that
+    decides. A coordinate does not see the others, nor a positive factor of its gradients; after a turn it rests for one
+    step. A gradient that is NaN has the sign 0.
     Deviations from torch.optim.Rprop: the signs of two gradients are compared, where torch takes the sign of their
     product, which is 0 when that underflows; the state holds the sign of the last gradient, which is all that is used
     of it; sizes are products rounded once each, as torch's are.

@@ -49,8 +49,8 @@ class SGD(Rule):
 
     Notes
     -----
-    Deviations from torch.optim.SGD: weight decay is decoupled (SGDW) where torch adds it to the gradient;
-    momentum is below 1; the velocity is allocated also when momentum is 0.
+    The update as in the documentation of torch.optim.SGD. Deviations from it: weight decay is decoupled (SGDW) where
+    torch adds it to the gradient; momentum is below 1; the velocity is allocated also when momentum is 0.
 
     Raises
     ------

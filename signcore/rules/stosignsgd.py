@@ -1,4 +1,4 @@
-"""StoSignSGD: stochastic signs, each coordinate in units of its own largest momentum (arXiv 2604.15416)."""
+"""StoSignSGD: stochastic signs, each coordinate in units of its largest momentum (Yu et al. 2026, arXiv 2604.15416)."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ class StoSignSGD(SignRule):
 
     Notes
     -----
-    As |m| never exceeds the peak, the mean of s is ``m/peak``: exactly where that is a multiple of 2**-23, and within
-    2**-23 elsewhere. The peak never decays, so one outlier slows a coordinate for ever. Deviations: the sign is +1
-    where ``peak*z < m`` for one of 2**24 values of z, so that the mean is met.
+    The update as in the practical form of Dingzhi Yu, Rui Pan, Yuxing Liu and Tong Zhang (2026), with momentum and
+    decoupled decay. As |m| never exceeds the peak, the mean of s is ``m/peak``: exactly where that is a multiple of
+    2**-23, and within 2**-23 elsewhere. The peak never decays, so one outlier slows a coordinate for ever. Deviations:
+    the sign is +1 where ``peak*z < m`` for one of 2**24 values of z, so that the mean is met.
 
     Raises
     ------

@@ -52,13 +52,14 @@ class Tiger(SignRule):
 
     Notes
     -----
-    The rms is of the whole leaf before the step, each leaf its own: how parameters are cut into leaves matters.
-    Without `scale_by_rms` this is Signum with other defaults. Under a vote each worker averages its own gradients.
+    The update as in the author's code; there is no paper. The rms is of the whole leaf before the step, each leaf its
+    own: how parameters are cut into leaves matters. Without `scale_by_rms` this is Signum with other defaults. Under a
+    vote each worker averages its own gradients.
     Deviations: the author tells leaves by their names, a rule does not see them. Embeddings have an rms per row there,
     here one for the leaf; what is called bias, beta or gamma has the rate ``0.5*lr`` and no decay: step such leaves by
-    ``Tiger(lr=0.5*lr, scale_by_rms=False, weight_decay=0.0)``. A gradient with NaN there shrinks its tensor by 1 %
-    and leaves m alone; here it is treated as `nonfinite` says. Gradients of micro-batches are averaged by the caller
-    before the step, which is what the author's accumulation amounts to, but for its rounding.
+    ``Tiger(lr=0.5*lr, scale_by_rms=False, weight_decay=0.0)``. A gradient with NaN there shrinks its tensor by 1 % and
+    leaves m alone; here it is treated as `nonfinite` says. Gradients of micro-batches are averaged by the caller before
+    the step, which is what the author's accumulation amounts to, but for its rounding.
 
     Raises
     ------

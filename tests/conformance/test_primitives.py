@@ -16,7 +16,7 @@ BY_NAME = {primitive.name: primitive for primitive in primitives.PRIMITIVES}
 
 def test_every_primitive_agrees_with_its_oracle_and_on_every_backend(tmp_path, capsys):
     file = tmp_path / "primitives.json"
-    names = ["numpy", "array-api-strict", "torch", "jax", "jax-jit"]
+    names = ["numpy", "array-api-strict", "torch", "jax-jit"]
     assert main(["primitives", "--quick", "--json", str(file), "--backends", *names]) == 0
     found = json.loads(file.read_text())
     assert found["passed"]

@@ -77,7 +77,7 @@ def test_a_formula_gives_the_same_number_by_number_and_by_numpy(
                 params = {"edge/2": made.params["edge/2"]}
                 state = model.init(params)
                 with np.errstate(all="ignore"):
-                    for grads in made.inputs:
+                    for grads in made.inputs[3:9]:  # with inf and NaN, if they are hostile
                         extras = workloads.losses(params, model.needs)
                         params, state = model.step(params, {"edge/2": grads["edge/2"]}, state, **extras)
                 fields = [state[field] for field in model.fields]

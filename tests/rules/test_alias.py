@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+import torch
 
 import signcore as sc
+import signcore_torch
 from signcore import ops
 from signcore.rules.alias import ALIAS
 
@@ -30,7 +32,7 @@ def run(rule, x=PARAMS, steps=12, grad=noisy, f=loss):
     """A trajectory of the quadratic of two curvatures, with noise of 1 and 8."""
     state = rule.init(x)
     for noise in NOISE[:steps]:
-        inputs = {"value": f(x), "grad_fn": lambda at, noise=noise: grad(at, noise)}
+        inputs = {"value": -f(x) if rule.maximize else f(x), "grad_fn": lambda at, noise=noise: grad(at, noise)}
         x, state = rule.step(x, grad(x, noise), state, **inputs)
     return x, state
 
@@ -103,10 +105,11 @@ def test_estimates_are_monotone():
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_d_stays_below_the_gap_of_a_convex_function():
-    # the notes, section 8.1: x0 = 3, L = L0 = 1, T = 1000, d0 = 1e-3: d = 3.5587 <= 4.5.
-    _, state, _ = steps_on(ALIAS(l_inf0=1.0, d0=1e-3), 1.0, [3.0], 1000)
-    assert round(float(state.d), 4) == 3.5587
+@pytest.mark.parametrize(("curvature", "d", "digits"), [(1.0, 3.5587, 4), (100.0, 364.3, 1)])
+def test_d_stays_below_the_gap_of_a_convex_function(curvature, d, digits):
+    # the notes, section 8.1: x0 = 3, L = L0 = 1, T = 1000, d0 = 1e-3: d = 3.5587 <= 4.5; L = 100: 364.3 <= 450.
+    _, state, _ = steps_on(ALIAS(l_inf0=curvature, d0=1e-3), curvature, [3.0], 1000)
+    assert round(float(state.d), digits) == d
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.2}, {"update_gap": 3}, {"warmup_steps": 3}, {"lr": 4.0}])
@@ -154,6 +157,30 @@ def test_the_same_sample_cancels_noise_and_consecutive_samples_do_not():
     assert etas["same"] == pytest.approx(500.0, rel=1e-9)
     assert etas["consecutive"] > 5 * etas["same"]
     assert rates["consecutive"] < rates["same"] / 2
+
+
+@pytest.mark.parametrize(
+    ("sample", "etas", "rates", "rel"),
+    [
+        ("same", [500.0, 5000.0, 50000.0], [0.2121, 0.0671, 0.0212], 2e-3),
+        ("consecutive", [4.5e3, 3.8e5, 3.6e7], [0.071, 0.0077, 0.0008], 0.25),
+    ],
+)
+def test_estimates_under_noise_for_many_steps(sample, etas, rates, rel):
+    # the notes, section 8.2: d = 5, L = 1, L0 = 5, T = 100, 1000, 10000: T L d and 1/sqrt(t), or the noise's 1/t.
+    rule, start = ALIAS(l_inf0=5.0, sample=sample), jax.numpy.full(5, 3.0)
+
+    def one(carry, key):
+        x, state = carry
+        noise = jax.random.normal(key, (5,))
+        y, state = rule.step(x, x + noise, state, value=22.5, grad_fn=lambda at: at + noise)
+        return (y, state), (state.eta, jax.numpy.max(jax.numpy.abs(x - y)))
+
+    keys = jax.random.split(jax.random.key(1), 10_000)
+    eta, rate = jax.jit(lambda keys: jax.lax.scan(one, (start, rule.init(start)), keys)[1])(keys)
+    at = np.asarray([99, 999, 9999])
+    assert np.asarray(eta)[at] == pytest.approx(etas, rel=rel)
+    assert np.asarray(rate)[at] == pytest.approx(rates, rel=rel)
 
 
 @pytest.mark.parametrize("gap", [1, 4])
@@ -245,6 +272,63 @@ def test_a_leaf_without_gradients_takes_no_part_until_it_has_one(same):
     _, first = rule.step(both, {"a": {"w": NOISE[3]["a"]["w"].astype(np.float32)}, "b": g}, state)
     _, alone = rule.step(one, {"b": g}, alone)
     same(first.eta, alone.eta)  # its first gradient has no difference yet
+
+
+@pytest.mark.parametrize("scope", ["leaf", "group"])
+def test_a_scope_that_joins_late_has_the_gap_of_the_others(scope, same):
+    # the notes, section 8.1: Delta is f(x_0) - f_low, fixed at the first step; the loss is not asked for again
+    rule = ALIAS(scope=scope, l_inf0=1.0)
+    a, b = ({"w": np.float32(x)} for x in ([1, 2], [3, 4]))
+    late, ones = {"a": a, "b": b}, {"w": np.ones(2, np.float32)}
+    state = rule.init(late)
+    for value in (2.0, 7.0, None):
+        late, state = rule.step(late, {"a": ones, "b": {"w": None}}, state, value=value)
+    same(late["b"], b)
+    late, state = rule.step(late, {"a": ones, "b": ones}, state)
+    same(late["b"], {"w": (b["w"] - np.sqrt(np.float32(2.0))).astype(np.float32)})
+    gaps = [state.gap["a"]["w"], state.gap["b"]["w"]] if scope == "leaf" else list(state.gap)
+    assert [float(gap) for gap in gaps] == [2.0, 2.0]
+
+
+def test_the_loss_is_asked_for_until_there_is_a_gradient(same):
+    rule, x = ALIAS(scope="leaf", l_inf0=1.0), {"a": np.ones(2, np.float32)}
+    y, state = rule.step(x, {"a": None}, rule.init(x), value=9.0)
+    with pytest.raises(TypeError, match="`value` is missing"):
+        rule.step(y, x, state)
+    _, state = rule.step(y, x, state, value=4.0)
+    assert float(state.gap["a"]) == 4.0
+
+
+def test_a_parameter_that_is_unfrozen_later_has_a_rate(to_numpy):
+    rule = ALIAS(scope="leaf", l_inf0=1.0)
+    params = [torch.nn.Parameter(torch.tensor(values)) for values in ([1.0, 2.0], [3.0, 4.0])]
+    optimizer = signcore_torch.from_rule(params, rule)
+    params[1].requires_grad_(False)
+    for k in range(4):
+        if k == 2:
+            params[1].requires_grad_(True)
+
+        def closure():
+            optimizer.zero_grad()
+            value = sum(p.sum() for p in params if p.requires_grad) + 1.0
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+    # a gap of 1 + 2 + 1, the loss at first; the function is linear, so eta stays l_inf0
+    assert to_numpy(params[1]) == pytest.approx([3.0 - 2 * 2.0, 4.0 - 2 * 2.0], rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "scope": "leaf", "lower_bound": -3.0}, {"d0": 1.0}])
+def test_to_maximize_is_to_minimize_the_negative(options, same):
+    rule, other = ALIAS(**options), ALIAS(maximize=True, **options)
+    x, first = run(rule)
+    y, state = run(other, grad=lambda x, n: mapped(np.negative, noisy(x, n)))
+    same(x, y)
+    same((first.eta, first.gap), (state.eta, state.gap))
+    if "d0" not in options:
+        with pytest.raises(ValueError, match=r"minus `value`, the loss .* is -2\.0 and `lower_bound` is -2\.0; pass a"):
+            other.replace(lower_bound=-2.0).step(PARAMS, noisy(PARAMS, NOISE[0]), other.init(PARAMS), value=2.0)
 
 
 def test_g_prev_holds_the_very_gradient_in_every_dtype(same):
@@ -428,6 +512,11 @@ def test_inputs_that_are_missing_are_named():
         ({"warmup_lr": -1.0}, ValueError, r"`warmup_lr` is -1\.0"),
         ({"scope": "tensor"}, ValueError, r"`scope` is 'tensor'; choose one of"),
         ({"sample": "both"}, ValueError, r"`sample` is 'both'; choose one of"),
+        (
+            {"d0": 1.0, "lower_bound": -5.0},
+            ValueError,
+            r"`lower_bound` is -5\.0 and `d0` is 1\.0, which needs none; pass one of the two",
+        ),
     ],
 )
 def test_bad_arguments(options, kind, message):
@@ -446,3 +535,16 @@ def test_what_is_not_finite_follows_the_policy(same):
         rule.step(x, np.ones(2, np.float32), rule.init(x), value=np.nan)
     with pytest.raises(FloatingPointError, match="`grads` holds inf or NaN"):
         rule.step(x, g, rule.init(x), value=1.0)
+
+
+def test_an_estimate_that_overflows_follows_the_policy(same):
+    # what was measured is finite, 1e30 and 1e-20; their quotient is not: every later rate would be 0
+    x, g = np.zeros(2, np.float32), np.ones(2, np.float32)
+    rule = ALIAS(l_inf0=1.0, nonfinite="skip")
+    y, state = rule.step(x, g, rule.init(x), value=1.0, hyper={"lr": 1e-20})
+    with np.errstate(over="ignore"):
+        same(rule.step(y, np.float32([1e30, 1.0]), state), (y, state))
+        with pytest.raises(FloatingPointError, match="`eta` holds inf or NaN; nothing was changed"):
+            rule.replace(nonfinite="raise").step(y, np.float32([1e30, 1.0]), state)
+        _, state = rule.replace(nonfinite="propagate").step(y, np.float32([1e30, 1.0]), state)
+    assert float(state.eta) == np.inf

@@ -236,3 +236,27 @@ def test_a_changed_formula_is_seen(broken):
 def test_bad_arguments(options, kind, message):
     with pytest.raises(kind, match=message):
         ALIASAdam(**options)
+
+
+def test_a_factor_that_overflows_follows_the_policy(same):
+    # d = 1e20 after q = 1e30; then d*q is beyond float32, though q is not
+    x, g = np.zeros(2, np.float32), np.float32([1e15, 0.0])
+    rule = ALIASAdam(beta2=0.0, nonfinite="skip")
+    with np.errstate(all="ignore"):
+        x, state = rule.step(x, g, rule.init(x))
+        x, state = rule.step(x, g, state)
+        assert np.isfinite(state.d)
+        assert float(state.d) > 1e29
+        same(rule.step(x, g, state), (x, state))
+        with pytest.raises(FloatingPointError, match=r"`[dr]` holds inf or NaN"):
+            rule.replace(nonfinite="raise").step(x, g, state)
+
+
+def test_a_gradient_whose_square_overflows_is_nan_as_in_the_code():
+    # documented: (d*g)**2 must be a float32, so |d*g| below 1.8e19, whatever `nonfinite` says
+    x, g = np.zeros(2, np.float32), np.float32([1e21, 1.0])
+    with np.errstate(all="ignore"):
+        y, state = ALIASAdam(nonfinite="skip").step(x, g, ALIASAdam().init(x))
+    assert np.isnan(y[0])
+    assert np.isfinite(y[1])
+    assert np.isinf(state.v[0])

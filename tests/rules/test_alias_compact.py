@@ -1,11 +1,15 @@
 """ALIAS without arrays. Oracles: the notes, section 8.4, and the rule of section 8.1 along the same trajectory."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import signcore as sc
 from signcore.rules.alias import ALIAS
 from signcore.rules.alias_compact import ALIASCompact
+from signcore_conformance import golden
 
 RNG = np.random.default_rng(7)
 PARAMS = RNG.standard_normal(40).astype(np.float32)
@@ -17,7 +21,7 @@ NORMS = list(FITTING)
 def run(rule, grads=GRADS, params=PARAMS):
     state = rule.init(params)
     for g in grads:
-        params, state = rule.step(params, g, state, value=3.0)
+        params, state = rule.step(params, g, state, value=-3.0 if rule.maximize else 3.0)
     return params, state
 
 
@@ -37,7 +41,7 @@ def test_bytes_of_the_state(norm, option):
     state = ALIASCompact(norm=norm, **FITTING[norm], **option).init(params)
     sizes = [a.nbytes for field in state for a in arrays(field)]
     scalars = sum(size for size in sizes if size == 4)
-    assert scalars <= 40
+    assert scalars <= 40  # and a counter for each of the two leaves
     assert (sum(sizes) - scalars) / 101_003 <= 0.13
     assert (sum(sizes) == scalars) == (not option)
 
@@ -112,6 +116,58 @@ def test_option_one_reads_packed_signs(same):
         assert float(state.total) == pytest.approx(total, rel=1e-9, abs=1e-9)
         assert float(state.d) == max(0.5, float(state.d))
         same(state.signs, sc.bits.pack(np.sign(g)))
+
+
+def test_signs_count_in_the_next_step_only():
+    # the notes, section 8.1: dtil += <g_t, x_{t-1} - x_t>: nothing of a leaf that did not move
+    rule = ALIASCompact(l_inf0=1.0, d0=1e-6, sign_zero="plus")
+    a, b = np.float32([1, 2]), np.float32([3, 4])
+    x = {"a": a, "b": b}
+    x, state = rule.step(x, {"a": np.ones_like(a), "b": None}, rule.init(x))
+    x, state = rule.step(x, {"a": np.zeros_like(a), "b": np.float32([-1000, -1000])}, state)  # its first gradient
+    assert float(state.total) == 0.0
+    assert float(state.d) == np.float32(1e-6)
+    rate = float(state.rate)
+    x, state = rule.step(x, {"a": np.ones_like(a), "b": None}, state)
+    assert float(state.total) == pytest.approx(2 * rate)
+    x, state = rule.step(x, {"a": -np.ones_like(a), "b": np.ones_like(b)}, state)  # b rested for a step
+    assert float(state.total) < 2 * rate
+
+
+OPTION_ONE = {"d0": 0.5, "sign_zero": "plus"}
+
+
+@pytest.mark.parametrize("options", [{}, {"sign_zero": "plus"}, OPTION_ONE], ids=str)
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip", "raise"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_step_without_any_gradient_changes_no_estimate(norm, nonfinite, options, same):
+    rule = ALIASCompact(norm=norm, nonfinite=nonfinite, **options, **FITTING[norm])
+    x = {"w": PARAMS}
+    x, state = rule.step(x, {"w": GRADS[0]}, rule.init(x), value=3.0)
+    y, after = rule.step(x, {"w": None}, state)
+    same(y, x)
+    free = {"step": state.step, "rate": state.rate}
+    same(after._replace(**free), state)
+    assert int(after.step) == 2
+    same(rule.step(y, {"w": GRADS[1]}, after)[1].eta, rule.step(x, {"w": GRADS[1]}, state)[1].eta)
+    _, first = rule.step(x, {"w": None}, rule.init(x), value=3.0)
+    z, first = rule.step(x, {"w": GRADS[1]}, first)
+    same(z, rule.step(x, {"w": GRADS[1]}, rule.init(x), value=3.0)[0])
+
+
+@pytest.mark.parametrize("options", [{}, OPTION_ONE, {"norm": "linf_d", **OPTION_ONE}], ids=str)
+def test_leaves_that_come_and_go_as_in_the_reference(options, same):
+    rule = ALIASCompact(l_inf0=1.0, **options)
+    model = golden.reference(rule)
+    x = y = {"a": PARAMS[:7], "b": PARAMS[7:], "c": PARAMS[:1]}
+    state, held = rule.init(x), model.init(y)
+    for t, present in enumerate(["ab", "a", "b", "", "abc", "ca", "abc"]):
+        g = {"a": GRADS[t][:7], "b": GRADS[t][7:], "c": GRADS[t][:1]}
+        x, state = rule.step(x, {key: g[key] if key in present else None for key in g}, state, value=3.0)
+        y, held = model.step(y, {key: g[key] for key in present}, held, value=3.0)
+        same(x, y)
+        for name in rule.kinds:
+            same(getattr(state, name), held[name] if name != "step" else np.asarray(held["step"], np.int32))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -224,3 +280,25 @@ def test_what_is_not_finite_is_skipped(norm, same):
     bad = GRADS[0].copy()
     bad[3] = np.nan
     same(rule.step(x, bad, state), (x, state))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_to_maximize_is_to_minimize_the_negative(norm, same):
+    rule = ALIASCompact(norm=norm, lower_bound=-1.0, **FITTING[norm])
+    same(run(rule), run(rule.replace(maximize=True), -GRADS))
+
+
+@pytest.mark.parametrize("norm", ["linf_d", "l1inf"])
+@pytest.mark.parametrize("g", [[0.0, 1.0, 2.0], [-0.0, -1.0, -2.0], [0.0, -0.0, 0.0], [-0.0, -0.0, -0.0]])
+def test_an_extreme_of_zero_has_one_sign_on_every_backend(norm, g, same):
+    # XLA drops ``x + 0.0``, which would make +0 of -0
+    rule = sc.ALIASCompact(norm=norm, gamma_max=1.0, l_inf0=1.0, sign_zero="plus")
+    outcomes = []
+    for array, step in ((np.asarray, rule.step), (jnp.asarray, jax.jit(rule.step)), (torch.tensor, rule.step)):
+        params = {"w": array(np.float32([1.0, 2.0, 3.0]))}
+        state = rule.init(params)
+        for _ in range(2):
+            params, state = step(params, {"w": array(np.float32(g))}, state, value=2.0)
+        outcomes.append((params, tuple(state)))
+    same(outcomes[1], outcomes[0])
+    same(outcomes[2], outcomes[0])

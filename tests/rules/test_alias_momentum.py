@@ -16,9 +16,9 @@ GRADS = [
 
 
 def run(rule, params=PARAMS, grads=GRADS):
-    state = rule.init(params)
+    state, value = rule.init(params), -3.0 if rule.maximize else 3.0
     for g in grads:
-        params, state = rule.step(params, g, state, value=3.0, grad_fn=lambda at: {k: 0.5 * v for k, v in at.items()})
+        params, state = rule.step(params, g, state, value=value, grad_fn=lambda at: {k: 0.5 * v for k, v in at.items()})
     return params, state
 
 
@@ -168,3 +168,15 @@ def test_the_loss_is_asked_for_in_the_first_step():
         rule.step(x, GRADS[0], rule.init(x))
     with pytest.raises(ValueError, match=r"is -1\.0 and `lower_bound` is 0\.0"):
         rule.step(x, GRADS[0], rule.init(x), value=-1.0)
+
+
+def test_to_maximize_is_to_minimize_the_negative(same):
+    rule = ALIASMomentum(lower_bound=-1.0, scope="leaf")
+    same(run(rule), run(rule.replace(maximize=True), grads=[{k: -g for k, g in each.items()} for each in GRADS]))
+
+
+def test_a_leaf_that_joins_late_has_the_gap_of_the_others():
+    rule = ALIASMomentum(scope="leaf", l_inf0=1.0, beta=0.0)
+    x, state = rule.step(PARAMS, {"a": GRADS[0]["a"], "b": None}, rule.init(PARAMS), value=4.0)
+    x, state = rule.step(x, GRADS[1], state)
+    assert x["b"] == pytest.approx(PARAMS["b"] - 2.0 * np.sign(GRADS[1]["b"]), rel=1e-6)

@@ -218,6 +218,13 @@ def test_by_itself_as_swats():
     assert switched_after(rule) == expected
 
 
+def test_the_trigger_waits_for_a_rate_above_0():
+    # two rates of 0 are always near; a warm-up that begins at 0 must not end the first phase
+    assert switched_after(Hybrid(lr=0.0, tolerance=1.0)) is None
+    assert switched_after(Hybrid(lr=lambda step: 0.5 * (step > 2), tolerance=10.0)) == 4
+    assert switched_after(Hybrid(lr=0.0, switch_step=3)) == 3  # lbar is per unit of lr, so it is there all the same
+
+
 def test_the_rate_is_frozen(same):
     rule = Hybrid(switch_step=3, bias_correction=True)
     p, state = run(rule, grads=GRADS[:3])
@@ -295,6 +302,9 @@ def test_workers_share_one_lambda_of_means_and_then_average(same):
      ({"eta": 1.0}, ValueError, r"`eta` is 1.0; it must be finite and in \[0, 1\)"),
      ({"eps": -1.0}, ValueError, "`eps` is -1.0"),
      ({"tolerance": -1.0}, ValueError, "`tolerance` is -1.0"),
+     ({"tolerance": 1.0, "switch_step": 3}, ValueError,
+      "`tolerance` is 1.0 and `switch_step` is 3, which leaves it idle; pass one of them"),
+     ({"tolerance": 1.0, "switch_epoch": 3, "steps_per_epoch": 2}, ValueError, "and `switch_epoch` is 3, which"),
      ({"momentum": 1.0}, ValueError, "`momentum` is 1.0"),
      ({"lr_max": 0.0}, ValueError, "`lr_max` is 0.0"),
      ({"lr_max": "1"}, TypeError, "`lr_max` is '1'; pass a number above 0, or None")],

@@ -143,7 +143,8 @@ def test_workers_decide_on_their_mean_loss_and_on_one_function(same):
         assert (not np.array_equal(p, PARAMS)) is moves
         assert [int(s.step) for s in states] == [1, 1, 1]
     local = iter(losses)
-    with pytest.raises(ValueError, match=r"`value_fn` gave 2\.0 and then 6\.0 for the same params; .*all workers"):
+    differ = r"`value_fn\(params\)` of worker 0 is 2\.0 and that of worker 1 is 6\.0, .*of all workers together"
+    with pytest.raises(ValueError, match=differ):
         sc.simulate(rule, PARAMS, GRADS[:3], value=losses, value_fn=lambda _: next(local))
     one = sc.simulate(rule, PARAMS, [PARAMS], value=bowl(PARAMS), value_fn=bowl)
     same(one[0], rule.step(PARAMS, PARAMS, rule.init(PARAMS), value=bowl(PARAMS), value_fn=bowl)[0])
