@@ -142,10 +142,12 @@ def test_a_pack_that_fails_is_halved_until_the_program_is_found() -> None:
 
 
 def test_a_hundred_programs_give_the_same_words_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
-    status = main(["fuzz", "--programs", "100", "--compile", "2"])
+    # not JAX's eager operations, which are compiled one by one for the same processor as jitted ones
+    run = [row for row in fuzz.ROWS if row.name != "jax"]
+    status = main(["fuzz", "--programs", "100", "--compile", "2", "--backends", ",".join(row.name for row in run)])
     printed = capsys.readouterr().out
     assert status == 0, printed
-    for row in fuzz.ROWS:
+    for row in run:
         reason = row.missing()
         assert re.search(
             rf"^{row.name} +\d+ programs, +0 differ" if reason is None else rf"not run: {row.name} ",
@@ -157,7 +159,7 @@ def test_a_hundred_programs_give_the_same_words_everywhere(capsys: pytest.Captur
 
 
 def test_products_without_the_guard_are_found_and_become_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fuzz", "--programs", "6", "--backends", "jax-jit", "--without-guard"]) == 1
+    assert main(["fuzz", "--programs", "12", "--backends", "jax-jit", "--without-guard"]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"FAILED: \d+ programs differ", printed)
     assert "of seed 0 differs on jax-jit" in printed
