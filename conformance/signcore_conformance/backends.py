@@ -60,14 +60,16 @@ class Backend:
     traced : bool
         Whether steps run under a trace, where nonfinite="raise" is an error.
     main_variant_only : bool
-        Whether only the first variant of a rule is run by default, because each compilation takes seconds.
+        Whether only the first variant of a rule is run, because each compilation takes seconds.
     quick_dtypes, usual_dtypes : tuple of str
         Run with ``--quick``, and without it or ``--full``: few where each dtype costs compilations. The mixed tree has
         all of them.
-    quick_few : bool
-        Whether ``--quick`` runs the rules that stand for the others only (`golden.representatives`).
-    rests : tuple of str
-        Workloads that only ``--full`` runs, because they would be compiled together with each rule.
+    secondary : bool
+        Whether another backend runs the same code on the same processor: quick runs give it the rules that stand for
+        the others (`golden.representatives`), usual ones no options.
+    costly : bool
+        Whether compilations, or a dispatch per operation, take most of the time: only ``--full`` runs the large leaf,
+        the network, and what else costs compilations.
     """
 
     name: str
@@ -83,8 +85,8 @@ class Backend:
     main_variant_only: bool = False
     quick_dtypes: tuple[str, ...] = ("bfloat16", "float32")
     usual_dtypes: tuple[str, ...] = ALL
-    quick_few: bool = False
-    rests: tuple[str, ...] = ()
+    secondary: bool = False
+    costly: bool = False
 
     def missing(self) -> str | None:
         """Why this backend cannot run here, None when it can."""
@@ -449,32 +451,33 @@ def _cupy_back(array: Any) -> np.ndarray:
 _NO_BFLOAT16 = ("float16", "float32", "float64")
 _TORCH: dict[str, Any] = {"needs": ("torch",), "back": _torch_back}
 _CUDA: dict[str, Any] = _TORCH | {"to": _torch_to("cuda"), "device": _no_cuda_in_torch}
-_JAX: dict[str, Any] = {"needs": ("jax",), "to": _jax_to("cpu"), "back": _jax_back}
+_JAX: dict[str, Any] = {"needs": ("jax",), "to": _jax_to("cpu"), "back": _jax_back, "costly": True}
 _ONE: dict[str, Any] = {"quick_dtypes": ("float32",)}
-_FEWEST: dict[str, Any] = {"quick_few": True}
+_SECOND: dict[str, Any] = {"secondary": True}
 _FEW: dict[str, Any] = {"usual_dtypes": ("bfloat16", "float32")}
-_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_FEW, **_FEWEST}
+_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_FEW, **_SECOND}
 _JAX_CUDA: dict[str, Any] = _JAX | {"to": _jax_to("gpu"), "device": _no_gpu_in_jax}
 _COMPILE: dict[str, Any] = {
     "wrap": _torch_compile,
     "traced": True,
+    "costly": True,
     "main_variant_only": True,
     **_ONE,
     **_FEW,
-    **_FEWEST,
+    **_SECOND,
 }
 
 BACKENDS = (
     Backend("numpy", "numpy", needs=("ml_dtypes",)),
-    Backend("numpy-readonly", "numpy", needs=("ml_dtypes",), drive=_readonly_loop, **_FEWEST),
+    Backend("numpy-readonly", "numpy", needs=("ml_dtypes",), drive=_readonly_loop, **_SECOND),
     Backend("array-api-strict", "numpy", ("array_api_strict",), ("float32", "float64"), _strict_to),
-    Backend("cupy-loop", "numpy", needs=("ml_dtypes",), drive=_cupy_loop, **_FEWEST),
-    Backend("torch", "torch", to=_torch_to("cpu"), **_TORCH, **_FEWEST),
+    Backend("cupy-loop", "numpy", needs=("ml_dtypes",), drive=_cupy_loop, **_SECOND),
+    Backend("torch", "torch", to=_torch_to("cpu"), **_TORCH, **_SECOND),
     Backend("torch-adapter", "torch", to=_torch_to("cpu"), drive=_torch_adapter, **_TORCH),
     Backend("torch-compile", "torch-compile", to=_torch_to("cpu"), **_TORCH, **_COMPILE),
-    Backend("jax", "jax", **_JAX, **_ONE, **_FEWEST),
+    Backend("jax", "jax", **_JAX, **_ONE, **_SECOND),
     Backend("jax-jit", "jax", wrap=_jit, traced=True, **_JAX, **_ONE),
-    Backend("jax-scan", "jax", drive=_scan, rests=("digits",), **_JAX, **_JITTED, **_ONE),
+    Backend("jax-scan", "jax", drive=_scan, **(_JAX | _JITTED | _ONE | {"usual_dtypes": ("float32",)})),
     Backend("optax-adapter", "jax", drive=_optax, **(_JAX | _JITTED | _ONE | {"needs": ("jax", "optax")})),
     Backend("cupy", "cupy", ("cupy",), _NO_BFLOAT16, _cupy_to, _cupy_back, device=_no_cuda_in_cupy),
     Backend("torch-cuda", "torch-cuda", **_CUDA),

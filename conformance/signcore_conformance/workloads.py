@@ -23,7 +23,7 @@ from .reference import Reference, compute_dtype, measured
 
 NAMES = ("random", "near-ties", "hostile", "recorded", "digits")
 QUICK_NAMES = NAMES[:-1]  # compiling the network takes as long as compiling the rules; the demo trains it too
-LARGE, USUAL, SMALL = 100_000, 10_000, 0  # elements of the large leaf, with --full and without; 0: the small tree
+LARGE, USUAL, SMALL = 100_000, 4_000, 0  # elements of the large leaf, with --full and without; 0: the small tree
 STEPS = {"random": 12, "near-ties": 12, "hostile": 12, "recorded": 20, "digits": 24, "mixed": 8}
 _TREE = {"b1": 0, "b2": 0, "big": 0, "edge": [0, 0, 0, 0, None], "w1": 0, "w2": 0}
 _EDGES = {"edge/0": (0,), "edge/1": (1,), "edge/2": (37,), "edge/3": ()}

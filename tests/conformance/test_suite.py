@@ -107,11 +107,26 @@ def test_options_are_left_out_where_they_cost_compilations_and_nowhere_else() ->
     backends = {backend.name: backend for backend in BACKENDS}
     for quick, full in ((False, False), (True, False), (False, True)):
         plan = cells.Plan(("aass",), (), workloads.SMALL, quick, full)
-        for name, dtype in product(("numpy", "jax-jit", "torch-compile"), ("bfloat16", "float32")):
-            options = [t for t in cells.tasks("aass", dtype, plan) if not t.is_main]
+        for name, dtype in product(("numpy", "jax", "jax-jit", "torch-compile"), ("bfloat16", "float32")):
+            options = [t for t in cells.tasks("aass", dtype, plan) if t.variant]
             run = [t for t in options if cells.wanted(t, backends[name], plan)]
-            cheap = name == "numpy" or (name == "jax-jit" and dtype == "float32")
-            assert (len(run) == len(options)) == (full or (cheap and not quick))
+            every = {
+                "numpy": not quick,
+                "jax": full,
+                "jax-jit": full and dtype == "float32",
+                "torch-compile": False,
+            }
+            assert len(run) == (len(options) if every[name] else 0)
+
+
+def test_only_full_runs_give_costly_backends_the_large_leaf() -> None:
+    backends = {backend.name: backend for backend in BACKENDS}
+    rule = golden.variants("lion")[0]
+    for full in (False, True):
+        plan = cells.Plan(("lion",), (), 500, full=full)
+        assert plan.large_of(backends["numpy"], cells.Task(rule, "float32", "random")) == 500
+        assert plan.large_of(backends["jax"], cells.Task(rule, "float32", "random")) == (500 if full else 0)
+        assert ("digits" in plan.workloads_of(backends["torch-compile"])) == full
 
 
 def test_the_command_passes_and_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
