@@ -42,7 +42,11 @@ def _parser() -> argparse.ArgumentParser:
         "--workloads", type=_names, help=f"default: {','.join(NAMES)}, of which --quick leaves out digits"
     )
     parser.add_argument("--quick", action="store_true", help="small leaves, fewer dtypes and options, few compilations")
-    parser.add_argument("--full", action="store_true", help="every backend in every dtype, with leaves of 100,000 and the network; options compiled in float32")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="every backend in every dtype, with leaves of 100,000 and the network; options compiled in float32",
+    )
     parser.add_argument("--guarantees", metavar="FILE", help="put the generated table into this Markdown file")
     return parser
 

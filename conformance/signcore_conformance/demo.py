@@ -158,19 +158,20 @@ def picture(runs: list[Run], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
     rules = sorted({r.rule for r in runs})
     for color, rule in enumerate(rules):
         mine = [r for r in runs if r.rule == rule]
         for i, r in enumerate(mine):
             smooth = np.convolve(r.losses, np.ones(12) / 12, mode="valid")  # an epoch is 12 batches
             label = f"{rule}: {len(mine)} backends, {r.accuracy:.1%}" if i == 0 else None
-            axes.plot(np.arange(len(smooth)) + 12, smooth, color=f"C{color}", linewidth=1.5, label=label)
+            look = {"color": f"C{color % 10}", "linestyle": ("-", "--", ":")[color // 10 % 3], "linewidth": 1.5}
+            axes.plot(np.arange(len(smooth)) + 12, smooth, label=label, **look)
     axes.set(xlabel="step", ylabel="training loss (mean of an epoch)", yscale="log")
     agree = all(len({r.digest for r in runs if r.rule == rule}) == 1 for rule in rules)
     axes.set_title("One line per rule: every backend draws the same bits" if agree else "Backends DIFFER")
     axes.grid(alpha=0.3)
-    axes.legend(title="rule: backends, test accuracy", frameon=False)
+    axes.legend(title="rule: backends, test accuracy", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -2,7 +2,7 @@
 
 All but `mixed` use one tree of shapes, so that a compiler compiles each rule once: the digits network, leaves
 of 0, 1 and 37 elements, a 0-d leaf, None, and a large leaf. Where compilations must be few (``--quick``), the
-tree is one weight matrix and the small leaves.
+tree is one weight matrix and the small leaves, or two leaves, because each leaf is compiled by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from .reference import Reference, compute_dtype, measured
 
 NAMES = ("random", "near-ties", "hostile", "recorded", "digits")
 QUICK_NAMES = NAMES[:-1]  # compiling the network takes as long as compiling the rules; the demo trains it too
-LARGE, USUAL, SMALL = 100_000, 4_000, 0  # elements of the large leaf, with --full and without; 0: the small tree
+LARGE, USUAL = 100_000, 4_000  # elements of the large leaf, with --full and without
+SMALL, TWO = 0, -1  # instead of it: no large leaf and one of the network's; of the edges one, too
 STEPS = {"random": 12, "near-ties": 12, "hostile": 12, "recorded": 20, "digits": 24, "mixed": 8}
 _TREE = {"b1": 0, "b2": 0, "big": 0, "edge": [0, 0, 0, 0, None], "w1": 0, "w2": 0}
 _EDGES = {"edge/0": (0,), "edge/1": (1,), "edge/2": (37,), "edge/3": ()}
@@ -68,6 +69,8 @@ def numpy_dtype(name: str) -> Any:
 
 
 def _shapes(large: int) -> dict[str, tuple[int, ...]]:
+    if large == TWO:
+        return {path: shape for path, shape in _shapes(SMALL).items() if path in ("edge/2", "w1")}
     return _EDGES | (network.SHAPES | {"big": (large,)} if large else {"w1": network.SHAPES["w1"]})
 
 

@@ -126,6 +126,7 @@ def test_only_full_runs_give_costly_backends_the_large_leaf() -> None:
         plan = cells.Plan(("lion",), (), 500, full=full)
         assert plan.large_of(backends["numpy"], cells.Task(rule, "float32", "random")) == 500
         assert plan.large_of(backends["jax"], cells.Task(rule, "float32", "random")) == (500 if full else 0)
+        assert plan.large_of(backends["jax"], cells.Task(rule, "float64", "random")) == (500 if full else workloads.TWO)
         assert ("digits" in plan.workloads_of(backends["torch-compile"])) == full
 
 
