@@ -82,8 +82,8 @@ def _worker(rules: list[str], backends: list[str], steps: int) -> Iterator[Run |
 
 
 def _jobs(rules: list[str], backends: list[Backend], steps: int) -> list[tuple[list[str], list[str], int]]:
-    slow = sorted(by_group(backends), key=lambda names: "compile" not in names[0])
-    return [(rules, names, steps) for names in slow]
+    slow_first = sorted(by_group(backends), key=lambda names: not names[0].startswith(("jax", "torch-c")))
+    return [(rules, names, steps) for names in slow_first]
 
 
 def run(rules: list[str], backends: list[Backend], steps: int) -> tuple[list[Run], list[str]]:
