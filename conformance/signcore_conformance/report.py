@@ -63,7 +63,7 @@ def show(results: Results, console: Console) -> None:
         )
     for rule in sorted(set(results.plan.rules) - set(by_rule)):
         if "near-ties" in results.plan.workloads:
-            console.print(f"near ties: {rule}: takes no sign", highlight=False)
+            console.print(f"near ties: {rule}: takes no sign that one leaf decides", highlight=False)
     for mismatch in results.mismatches()[:1]:
         console.print(describe(mismatch), markup=False, highlight=False, soft_wrap=True)
     for problem in (*results.errors, *results.empty_cells(), *results.far_from_ties()):
