@@ -92,7 +92,7 @@ def jobs(backends: Iterable[Backend], plan: Plan) -> list[Job]:
             for key, name in (("backends", backend.name), ("dtypes", dtype)):
                 if name not in job[key]:
                     job[key].append(name)
-    slow_first = ("torch-compile", "jax", "torch")
+    slow_first = ("torch-c", "jax")  # torch-compile and torch-cuda
     return sorted(found.values(), key=lambda job: not any(n.startswith(slow_first) for n in job["backends"]))
 
 
