@@ -149,10 +149,16 @@ def loss(what: str, value: Any, way_out: str = "pass the loss") -> None:
         raise TypeError(f"`{what}` is {_described(value)}; {way_out}: one real number, Python's or a 0-d array")
 
 
+def returned(what: str, value: Any, expected: str) -> None:
+    """A function of the user's must not return None."""
+    if value is None:
+        raise TypeError(f"`{what}` is None; return {expected} (a `return` is missing)")
+
+
 def loss_of(value: Any) -> None:
     """What a `value_fn` returned must be a loss."""
-    missing = " (a `return` is missing)" if value is None else ""
-    loss("value_fn(params)", value, f"return the loss{missing}")
+    returned("value_fn(params)", value, "the loss: one real number, Python's or a 0-d array")
+    loss("value_fn(params)", value, "return the loss")
 
 
 def function(name: str, value: Any, returns: str) -> None:

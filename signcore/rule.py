@@ -11,13 +11,14 @@ import dataclasses
 import importlib
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from . import checks, frameworks, ops, random, totals, vote
 from .diagnostics import observe
+from .dtypes import name_of
 from .fields import Hyper, Number, check_field, flag, number, option, ranges
 from .marks import Mark, Partial, Wire, marks
 from .tree import flatten, unflatten
@@ -403,16 +404,23 @@ class Rule:
         found = totals.finished(names, partials, workers)
         if self.nonfinite == "propagate":
             return found
-        finite = partials["nonfinite"] == 0 if "nonfinite" in partials else None
-        for name, value in found.items():
+        tops = {name for name, partial in names.items() if partial.kind == "top"}
+        finite = self._admitted(found, partials["nonfinite"] == 0 if "nonfinite" in partials else None, tops)
+        return found if finite is None else {**found, "finite": finite}
+
+    def _admitted(self, scalars: Mapping[str, Any], finite: Any, tops: Collection[str] = ()) -> Any:
+        """The policy for scalars that are not finite: with "skip" whether all are, beside what was so far."""
+        for name, value in scalars.items():
+            if not hasattr(value, "dtype") or not str(name_of(value.dtype)).startswith("float"):
+                continue
             xp, good = frameworks.namespace(value), frameworks.namespace(value).isfinite(value)
-            if name in names and names[name].kind == "top":
+            if name in tops:
                 good = good | (value == -math.inf)  # of no numbers; gradients have been looked at themselves
             if self.nonfinite == "raise":
                 self._refuse(xp.any(~good), f"`{name}`")
             else:
                 finite = xp.all(good) if finite is None else finite & xp.all(good)
-        return found if finite is None or self.nonfinite == "raise" else {**found, "finite": finite}
+        return finite
 
     def noise(self, params: Any, state: Any) -> Any:
         """The random words that the next step would draw, as a tree (None for a rule without noise)."""

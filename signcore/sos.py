@@ -167,8 +167,7 @@ def _run(used: Rule, params: Any, grad_fn: Any, value_fn: Any, steps: int, lr: f
 
 def _gradients(grad_fn: Any, params: Any) -> Any:
     grads = grad_fn(params)
-    if grads is None:
-        raise TypeError("`grad_fn(params)` is None; return gradients, a tree like the params (a `return` is missing)")
+    checks.returned("grad_fn(params)", grads, "gradients, a tree like the params")
     return grads
 
 

@@ -79,8 +79,8 @@ class Work:
         _check_state(rule, state)
         self.leaves = flatten(params)
         paths = self.paths = [leaf.path for leaf in self.leaves]
-        present = [leaf for leaf in self.leaves if leaf.value is not None]
-        self.grads = self._gradients("grads", grads, present)
+        present = self.present = [leaf for leaf in self.leaves if leaf.value is not None]
+        self.grads = self._gradients("grads", grads)
         self.like = present[0].value if present else state.step
         self.wide = totals.wide(present)
         self.scope = totals.scope_of(rule.scope, self.leaves)
@@ -100,7 +100,7 @@ class Work:
         self.words = [None] * len(paths) if noise is None else self._extra("noise", noise)
         self.decayed = [True] * len(paths) if decay_mask is None else self._mask(decay_mask)
 
-    def _gradients(self, argument: str, tree: Any, present: list[Leaf]) -> list[Leaf]:
+    def _gradients(self, argument: str, tree: Any) -> list[Leaf]:
         """Leaves of a tree of gradients that fit the params, which are checked themselves."""
         grads = flatten(tree)
         checks.same_structure(argument, [leaf.path for leaf in grads], "params", self.paths)
@@ -111,7 +111,7 @@ class Work:
             if p.value is None:
                 continue
             checks.array("params", p)
-            checks.same_home("params", p, "params", present[0])
+            checks.same_home("params", p, "params", self.present[0])
             if g.value is not None:
                 checks.array(argument, g)
                 checks.same_home(argument, g, "params", p)
@@ -124,10 +124,9 @@ class Work:
 
         def evaluate(params: Any) -> Any:
             tree, what = grad_fn(params), "grad_fn(params)"
-            if tree is None and self.params is not None:
-                raise TypeError(f"`{what}` is None; return gradients, a tree like the params (a `return` is missing)")
-            present = [leaf for leaf in self.leaves if leaf.value is not None]
-            for g, here in zip(self._gradients(what, tree, present), self.grads, strict=True):
+            if self.params is not None:
+                checks.returned(what, tree, "gradients, a tree like the params")
+            for g, here in zip(self._gradients(what, tree), self.grads, strict=True):
                 if g.value is None and here.value is not None:
                     raise ValueError(
                         f"{checks.place(what, g.path)} is None, and {checks.place('grads', g.path)} is an array; "
@@ -194,21 +193,9 @@ class Work:
         old = self.state._replace(**{name: value for name, value in vectors.items() if value is not None})
         self.seen, self.advanced = rule.advance(measured, old, self.hyper(self.wide, True))
         if rule.nonfinite != "propagate":
-            self._admit({**self.seen, **self.advanced})
-
-    def _admit(self, scalars: Mapping[str, Any]) -> None:
-        """The policy for what was made of finite numbers and is not finite itself: a quotient may overflow."""
-        finite = self.found.get("finite")
-        for name, value in scalars.items():
-            if not hasattr(value, "dtype") or not str(name_of(value.dtype)).startswith("float"):
-                continue
-            xp = frameworks.namespace(value)
-            if self.rule.nonfinite == "raise":
-                self.rule._refuse(xp.any(~xp.isfinite(value)), f"`{name}`")
-            else:
-                finite = finite & xp.all(xp.isfinite(value))
-        if finite is not None:
-            self.found = {**self.found, "finite": finite}
+            # what was made of finite numbers need not be: a quotient may overflow
+            finite = rule._admitted({**self.seen, **self.advanced}, self.found.get("finite"))
+            self.found = self.found if finite is None else {**self.found, "finite": finite}
 
     def _vector(self, xp: Any, name: str, kind: str) -> Any:
         """A scalar of the state with an entry per scope; None for other fields."""
@@ -229,13 +216,14 @@ class Work:
                 continue
             xp = frameworks.namespace(p.value)
             # in the leaf's compute dtype, which may be wider than that of a narrower state
-            compute = frameworks.dtype(xp, _compute_of(p.value))
+            name_of_compute = _compute_of(p.value)
+            compute = frameworks.dtype(xp, name_of_compute)
             fields = {name: given.get(name, column)[i] for name, column in {**self.columns, **given}.items()}
             for name, value in fields.items():
                 if self.rule._marks[name].kind in ("element", "copy"):
                     fields[name] = xp.reshape(ops.cast(value, compute), (-1,))
             wide_g = xp.reshape(ops.widen(g.value), (-1,))
-            h = self.leaf_hyper(_compute_of(p.value), i)
+            h = self.leaf_hyper(name_of_compute, i)
             s = self.state._replace(**fields)
             yield function(xp.reshape(ops.widen(p.value), (-1,)), -wide_g if self.rule.maximize else wide_g, s, h, i)
 

@@ -612,7 +612,7 @@ def test_a_loss_that_is_no_number(value, kind, shown):
 
 def test_a_forgotten_return_of_a_loss():
     rule = asking("value_fn")
-    parts = ("`value_fn(params)` is None; return the loss (a `return` is missing)", ONE_NUMBER)
+    parts = ("`value_fn(params)` is None; return the loss", ONE_NUMBER, "a `return` is missing")
     refuses(TypeError, lambda: rule.step(P, G, rule.init(P), value=4.0, value_fn=lambda p: None), *parts)
 
     def traced(p):

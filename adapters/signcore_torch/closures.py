@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from signcore import Rule
+from signcore.frameworks import without_history
 
 
 def inputs(rule: Rule, param_groups: list[dict[str, Any]], i: int, closure: Any, loss: Any) -> Mapping[str, Any]:
@@ -26,7 +27,7 @@ def inputs(rule: Rule, param_groups: list[dict[str, Any]], i: int, closure: Any,
             f"`params` has {len(param_groups)} groups, and {type(rule).__name__} accepts or rejects one step of all "
             f"parameters together; pass one group"
         )
-    made: dict[str, Any] = {"value": _plain(loss)}
+    made: dict[str, Any] = {"value": without_history(loss)}
     if closure is not None:
         params = param_groups[i]["params"]
         others = [p for j, group in enumerate(param_groups) if j != i for p in group["params"]]
@@ -47,12 +48,7 @@ def _evaluated(
         grads = [None if value is None else p.grad for p, value in zip(params, values, strict=True)]
     if loss is None:
         raise TypeError("`closure` returned None, and the rule needs the loss; return it")
-    return _plain(loss), grads
-
-
-def _plain(loss: Any) -> Any:
-    """A loss without its history, which no step needs."""
-    return loss.detach() if isinstance(loss, torch.Tensor) else loss
+    return without_history(loss), grads
 
 
 @contextmanager

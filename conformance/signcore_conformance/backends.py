@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -455,7 +455,7 @@ _JAX: dict[str, Any] = {"needs": ("jax",), "to": _jax_to("cpu"), "back": _jax_ba
 _ONE: dict[str, Any] = {"quick_dtypes": ("float32",)}
 _SECOND: dict[str, Any] = {"secondary": True}
 _FEW: dict[str, Any] = {"usual_dtypes": ("bfloat16", "float32")}
-_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_FEW, **_SECOND}
+_JITTED: dict[str, Any] = {"wrap": _jit, "traced": True, "main_variant_only": True, **_ONE, **_FEW, **_SECOND}
 _JAX_CUDA: dict[str, Any] = _JAX | {"to": _jax_to("gpu"), "device": _no_gpu_in_jax}
 _COMPILE: dict[str, Any] = {
     "wrap": _torch_compile,
@@ -477,14 +477,22 @@ BACKENDS = (
     Backend("torch-compile", "torch-compile", to=_torch_to("cpu"), **_TORCH, **_COMPILE),
     Backend("jax", "jax", **_JAX, **_ONE, **_SECOND),
     Backend("jax-jit", "jax", wrap=_jit, traced=True, **_JAX, **_ONE),
-    Backend("jax-scan", "jax", drive=_scan, **(_JAX | _JITTED | _ONE | {"usual_dtypes": ("float32",)})),
-    Backend("optax-adapter", "jax", drive=_optax, **(_JAX | _JITTED | _ONE | {"needs": ("jax", "optax")})),
+    Backend("jax-scan", "jax", drive=_scan, **(_JAX | _JITTED | {"usual_dtypes": ("float32",)})),
+    Backend("optax-adapter", "jax", drive=_optax, **(_JAX | _JITTED | {"needs": ("jax", "optax")})),
     Backend("cupy", "cupy", ("cupy",), _NO_BFLOAT16, _cupy_to, _cupy_back, device=_no_cuda_in_cupy),
     Backend("torch-cuda", "torch-cuda", **_CUDA),
     Backend("torch-cuda-compile", "torch-cuda", **_CUDA, **_COMPILE),
     Backend("jax-cuda", "jax-cuda", **_JAX_CUDA),
     Backend("jax-cuda-jit", "jax-cuda", wrap=_jit, traced=True, **_JAX_CUDA),
 )
+
+
+_COSTLY = {backend.name for backend in BACKENDS if backend.costly}
+
+
+def is_short(names: Iterable[str]) -> bool:
+    """Whether none of the backends is costly: the key that sorts jobs, so that the longest start first."""
+    return _COSTLY.isdisjoint(names)
 
 
 def by_group(backends: list[Backend]) -> list[list[str]]:

@@ -22,7 +22,7 @@ from rich.progress import Progress
 import signcore as sc
 
 from . import golden, network, words
-from .backends import BACKENDS, Backend, by_group
+from .backends import BACKENDS, Backend, by_group, is_short
 from .compare import by_path, versions
 from .worker import WorkerDied, each, lines
 from .workloads import Workload, digits
@@ -82,8 +82,7 @@ def _worker(rules: list[str], backends: list[str], steps: int) -> Iterator[Run |
 
 
 def _jobs(rules: list[str], backends: list[Backend], steps: int) -> list[tuple[list[str], list[str], int]]:
-    slow_first = sorted(by_group(backends), key=lambda names: not names[0].startswith(("jax", "torch-c")))
-    return [(rules, names, steps) for names in slow_first]
+    return [(rules, names, steps) for names in sorted(by_group(backends), key=is_short)]
 
 
 def run(rules: list[str], backends: list[Backend], steps: int) -> tuple[list[Run], list[str]]:

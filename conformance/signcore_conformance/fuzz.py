@@ -24,7 +24,7 @@ from rich.progress import Progress
 from signcore import checks, frameworks
 
 from . import words
-from .backends import BACKENDS, Backend, compiled, tree_map
+from .backends import BACKENDS, Backend, compiled, is_short, tree_map
 from .compare import versions
 from .programs import TABLE, Program, program, shrink
 from .worker import each, outcomes
@@ -149,8 +149,7 @@ def jobs(backends: Iterable[Backend], options: Options) -> list[Job]:
             for x64 in (False, True) if group[0].startswith("jax") else (None,):
                 last = min(first + SHARE, count)
                 found.append(Job(backends=names, options=options, first=first, last=last, x64=x64))
-    slow_first = ("torch-compile", "torch-cuda-compile", "jax")
-    return sorted(found, key=lambda job: not job["backends"][0].startswith(slow_first))
+    return sorted(found, key=lambda job: is_short(job["backends"]))
 
 
 def run(job: Job) -> Iterator[Result]:

@@ -701,8 +701,7 @@ class Reference:
             return np.asarray(total / kind(len(signs)))
         key = stream_key(self.options.get("seed", 0), path, "ties")
         coins = noise_words(key, step, total.size).astype(np.int64).reshape(total.shape)
-        undecided = {"zero": 0.0, "plus": 1.0, "minus": -1.0, "random": 1.0 - 2.0 * (coins & 1)}[self.options["ties"]]
-        return np.where(total == 0, undecided, np.sign(total)).astype(kind)
+        return np.asarray(Tools(total.dtype.name, coins).sign(total, self.options["ties"]))
 
     def argument(self, p: np.ndarray, g: np.ndarray, path: str, state: dict[str, Any]) -> np.ndarray | None:
         """What the first `sign` of the formula is given; None for a rule without one that its leaf alone decides.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .backends import ALL, BACKENDS, Backend, device_name
+from .backends import ALL, BACKENDS, Backend, device_name, is_short
 from .cells import MINIMUM, Cell, Plan, mixed_dtypes, tasks, wanted
 from .compare import versions
 from .worker import Job, each, start
@@ -92,8 +92,7 @@ def jobs(backends: Iterable[Backend], plan: Plan) -> list[Job]:
             for key, name in (("backends", backend.name), ("dtypes", dtype)):
                 if name not in job[key]:
                     job[key].append(name)
-    slow_first = ("torch-c", "jax")  # torch-compile and torch-cuda
-    return sorted(found.values(), key=lambda job: not any(n.startswith(slow_first) for n in job["backends"]))
+    return sorted(found.values(), key=lambda job: is_short(job["backends"]))
 
 
 def choose(names: Iterable[str] | None) -> tuple[list[Backend], dict[str, str]]:
