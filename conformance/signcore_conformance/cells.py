@@ -51,7 +51,7 @@ class Plan(NamedTuple):
         """Elements of the large leaf, or which smaller tree: for options, and where each leaf costs a compilation."""
         if self.full or not backend.costly:
             return self.large if task.is_main else SMALL
-        return SMALL if self.quick or task.dtype == "float32" else TWO
+        return TWO if (backend.secondary if self.quick else task.dtype != "float32") else SMALL
 
 
 class Task(NamedTuple):
