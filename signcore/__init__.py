@@ -5,7 +5,7 @@ Each rule is a class of this module (``sc.Lion``), found by name with `rule`.
 
 from __future__ import annotations
 
-from . import bits, measures, random, schedules, sums, tally, vote
+from . import bits, checkpoint, measures, random, schedules, sums, tally, vote
 from .rule import Rule, classes
 from .simulation import simulate
 
@@ -15,6 +15,7 @@ __all__ = [
     "bits",
     "cautious",
     "cautious_decay",
+    "checkpoint",
     "measures",
     "random",
     "rule",

@@ -5,6 +5,7 @@ Each rule is a class of this module (``sc.Lion``), found by name with `rule`.
 """
 
 from . import bits as bits
+from . import checkpoint as checkpoint
 from . import measures as measures
 from . import random as random
 from . import schedules as schedules
@@ -42,6 +43,7 @@ __all__ = [
     "bits",
     "cautious",
     "cautious_decay",
+    "checkpoint",
     "measures",
     "random",
     "rule",

@@ -172,15 +172,19 @@ def placement(array: Any) -> Any:
 def dtype(xp: Any, name: str) -> Any:
     """The dtype object called `name` in a library; ValueError when it has none."""
     if library(xp) == "numpy" and name == "bfloat16":
-        try:
-            import ml_dtypes  # NumPy's bfloat16; optional, because most users never need it
-        except ImportError:
-            raise ValueError("NumPy has no dtype bfloat16 of its own; `pip install ml_dtypes` adds it") from None
-        return np.dtype(ml_dtypes.bfloat16)
+        return _bfloat16()
     found = getattr(xp, name, None)
     if found is None:
         raise ValueError(f"{library(xp)} has no dtype {name}")
     return np.dtype(found) if library(xp) == "jax" else found  # jnp.float32 is a function, arrays have np.dtype
+
+
+def _bfloat16() -> Any:
+    try:
+        import ml_dtypes  # NumPy's bfloat16; optional, because most users never need it
+    except ImportError:
+        raise ValueError("NumPy has no dtype bfloat16 of its own; `pip install ml_dtypes` adds it") from None
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def constant(xp: Any, value: Any, dtype: Any, like: Any) -> Any:
@@ -324,6 +328,36 @@ def as_numpy(array: Any) -> np.ndarray | None:
     if name == "array_api_strict" or (name == "jax" and is_on_host(array) and array.is_fully_addressable):
         return np.asarray(array)
     return None
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """The words of an array from wherever it is, as NumPy's, C-contiguous; bfloat16 needs ml_dtypes."""
+    xp = namespace(array)
+    name = library(xp)
+    if name == "torch":
+        tensor = array.detach().cpu().resolve_neg().contiguous()
+        if tensor.dtype == xp.bfloat16:  # torch knows no NumPy dtype for it
+            return np.asarray(tensor.view(xp.int16).numpy().view(_bfloat16()))
+        return np.asarray(tensor.numpy())
+    return np.asarray(array.get() if name == "cupy" else array, order="C")
+
+
+def from_numpy(values: np.ndarray, like: Any) -> Any:
+    """The words of a NumPy array in the library of `like` and on its device, or JAX's devices if the shapes agree."""
+    xp = namespace(like)
+    name = library(xp)
+    if name == "torch":
+        words = values.view(np.int16) if name_of(values.dtype) == "bfloat16" else values
+        tensor = xp.asarray(words)
+        return (tensor if words is values else tensor.view(xp.bfloat16)).to(like.device)
+    if name == "jax":
+        same = tuple(like.shape) == values.shape and getattr(like, "committed", False)
+        made = xp.asarray(values, device=like.sharding) if same else xp.asarray(values)
+    else:
+        made = xp.asarray(values, device=like.device)
+    if name_of(made.dtype) != name_of(values.dtype):
+        raise TypeError(f"{name} has no {name_of(values.dtype)} here; switch jax_enable_x64 on")
+    return made
 
 
 def bits(x: Any) -> Any:

@@ -26,8 +26,8 @@ def _is_namedtuple(node: Any) -> bool:
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
 
-def _children(node: Any) -> list[tuple[str, Any]] | None:
-    """(key, child) of an inner node, None for a leaf."""
+def children(node: Any) -> list[tuple[str, Any]] | None:
+    """(key, child) of an inner node in the order in which it is walked; None for a leaf."""
     if _is_dict(node):
         if len({str(key) for key in node}) < len(node):
             keys = ", ".join(sorted(map(repr, node)))
@@ -48,11 +48,11 @@ def flatten(tree: Any, path: str = "") -> list[Leaf]:
     >>> [leaf.path for leaf in flatten({"b": [1, None], "a": 2})]
     ['a', 'b/0', 'b/1']
     """
-    children = _children(tree)
-    if children is None:
+    inner = children(tree)
+    if inner is None:
         return [Leaf(path, tree)]
     leaves: list[Leaf] = []
-    for key, child in children:
+    for key, child in inner:
         leaves.extend(flatten(child, f"{path}/{key}" if path else key))
     return leaves
 
@@ -67,7 +67,7 @@ def first_difference(tree: Any, other: Any, path: str = "") -> str | None:
     >>> first_difference({"a": [1, 2]}, {"a": {"0": 1, "1": 2}})
     'a'
     """
-    mine, theirs = _children(tree), _children(other)
+    mine, theirs = children(tree), children(other)
     if mine is None or theirs is None:
         return None if mine is theirs else path
     kinds = [(_is_dict(node), _is_namedtuple(node)) for node in (tree, other)]
@@ -89,11 +89,11 @@ def unflatten(like: Any, values: list[Any]) -> Any:
 
 
 def _build(node: Any, values: list[Any], at: int = 0) -> tuple[Any, int]:
-    children = _children(node)
-    if children is None:
+    inner = children(node)
+    if inner is None:
         return values[at], at + 1
     built = {}
-    for key, child in children:
+    for key, child in inner:
         built[key], at = _build(child, values, at)
     if _is_dict(node):
         rebuilt = {} if type(node) is dict else copy.copy(node)  # a defaultdict keeps its factory

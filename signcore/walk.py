@@ -75,7 +75,7 @@ class Work:
         self.grad_tree, self.word_tree, self.mask_tree = grads, noise, decay_mask
         self.overrides = hyper or {}
         self.hypers: dict[tuple[str, bool], Hyper] = {}
-        _check_hyper(rule, self.overrides)
+        check_hyper(rule, self.overrides)
         _check_state(rule, state)
         self.leaves = flatten(params)
         paths = self.paths = [leaf.path for leaf in self.leaves]
@@ -84,16 +84,7 @@ class Work:
         self.like = present[0].value if present else state.step
         self.wide = totals.wide(present)
         self.scope = totals.scope_of(rule.scope, self.leaves)
-        self.columns: dict[str, list[Any]] = {}
-        for name, kind in rule.kinds.items():
-            if kind in ("shared", "scalar"):
-                value = Leaf("", getattr(state, name))
-                shape = () if kind == "shared" else totals.shape_of(rule.scope, self.leaves)
-                _check_words(
-                    f"state.{name}", value, shape, Leaf("", self.like), "int32" if kind == "shared" else self.wide
-                )
-            else:
-                self.columns[name] = _check_column(rule, name, kind, getattr(state, name), self.leaves, self.wide)
+        self.columns = _check_fields(rule, state, self.leaves, self.like, self.wide)
         self.seen: dict[str, Any] = {}  # scalars as the leaves see them
         self.settlements: dict[str, Any] = {}  # those of the aggregate
         self.advanced: dict[str, Any] = {}  # scalar fields of the next state
@@ -394,7 +385,8 @@ class Work:
         return state._replace(step=xp.asarray(step + one))
 
 
-def _check_hyper(rule: Rule, overrides: Mapping[str, Any]) -> None:
+def check_hyper(rule: Rule, overrides: Mapping[str, Any]) -> None:
+    """Raise what the constructor would of numbers that override a rule's; arrays are not looked at."""
     if not isinstance(overrides, Mapping):
         raise TypeError(f"`hyper` is {overrides!r}; pass a dict of hyperparameters and values")
     for name, value in overrides.items():
@@ -419,6 +411,30 @@ def _check_state(rule: Rule, state: Any) -> None:
             f"`state` is a {type(state).__name__}, {type(rule).__name__} needs a {rule.State.__name__}; "
             f"make one with rule.init(params)"
         )
+
+
+def check_fit(rule: Rule, params: Any, state: Any) -> None:
+    """Raise what a step would: params that are no arrays of one home, a state of another rule or of other params."""
+    _check_state(rule, state)
+    leaves = flatten(params)
+    present = [leaf for leaf in leaves if leaf.value is not None]
+    for leaf in present:
+        checks.array("params", leaf)
+        checks.same_home("params", leaf, "params", present[0])
+    _check_fields(rule, state, leaves, present[0].value if present else state.step, totals.wide(present))
+
+
+def _check_fields(rule: Rule, state: Any, leaves: list[Leaf], like: Any, wide: str) -> dict[str, list[Any]]:
+    """All fields of a state, checked against the params; those that have a value per leaf are returned, by leaf."""
+    columns: dict[str, list[Any]] = {}
+    for name, kind in rule.kinds.items():
+        value = getattr(state, name)
+        if kind in ("shared", "scalar"):
+            shape = () if kind == "shared" else totals.shape_of(rule.scope, leaves)
+            _check_words(f"state.{name}", Leaf("", value), shape, Leaf("", like), "int32" if kind == "shared" else wide)
+        else:
+            columns[name] = _check_column(rule, name, kind, value, leaves, wide)
+    return columns
 
 
 def _compute_of(p: Any) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 from signcore import Rule
 
+from . import saving
 from .progress import bar
+from .saving import Path
 from .start import inputs, steps_done
 
 Grads = Callable[[Any, int], Any] | Iterable[Any]
@@ -43,6 +45,8 @@ def run(
     callback: Callable[[int, Any, Any], object] | None = None,
     every: int = 1,
     progress: bool | None = None,
+    checkpoint: Path | None = None,
+    save_every: int | None = None,
 ) -> tuple[Any, Any]:
     """`steps` steps of a rule.
 
@@ -74,6 +78,13 @@ def run(
     every : int, default 1
     progress : bool, optional
         A bar on stderr. Default: where stderr is a terminal. It shows steps queued, and needs `rich`.
+    checkpoint : str or path, optional
+        A file that is written after every `save_every` steps, after the last one and on Ctrl-C
+        (`signcore.checkpoint.save`, which waits for the device). If it exists when the run begins, the run goes on
+        from it, on the devices of `params`, and does what is left of `steps`; gradients from an iterable must begin
+        there.
+    save_every : int, optional
+        At least 1; together with `checkpoint`.
 
     Returns
     -------
@@ -96,14 +107,18 @@ def run(
     array(3, dtype=int32)
     """
     _check(rule, grad_fn, steps, every)
-    first = steps_done(state, start)
+    saving.check(checkpoint, save_every)
+    done, params, state = saving.resumed(checkpoint, rule, params, state)
+    first = steps_done(state, start) if done is None else done
+    last = max(first, (first if done is None else start or 0) + steps)
     now = first, params, rule.init(params) if state is None else state
+    saved = first
     gradients = _gradients(grad_fn)
     overrides = hyper if callable(hyper) else lambda step: hyper
     del params, state  # the first ones may be freed as soon as there are newer ones
-    with bar(steps, progress) as advance:
+    with bar(last - first, progress) as advance:
         try:
-            while now[0] < first + steps:
+            while now[0] < last:
                 grads = gradients(now[1], now[0])
                 if grads is _END:
                     break
@@ -114,8 +129,14 @@ def run(
                 advance(now[0] - first)
                 if callback is not None and now[0] % every == 0:
                     callback(*now)
+                if save_every is not None and now[0] % save_every == 0:
+                    saved = saving.write(checkpoint, rule, *now)
         except KeyboardInterrupt as stop:
+            if now[0] > saved:
+                saving.write(checkpoint, rule, *now)
             raise Interrupted(*now) from stop
+    if now[0] > saved:
+        saving.write(checkpoint, rule, *now)
     return now[1], now[2]
 
 

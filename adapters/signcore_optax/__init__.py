@@ -10,9 +10,11 @@ from __future__ import annotations
 from signcore.rule import classes
 
 from .factory import factory
+from .files import load, save
+from .portable import export, restore
 from .transform import from_rule
 
-__all__ = ["from_rule"]
+__all__ = ["export", "from_rule", "load", "restore", "save"]
 
 for _name, _class in classes().items():
     globals()[_name] = factory(_name, _class)

@@ -6,13 +6,21 @@ called ``learning_rate`` here, and a ``mask`` for weight decay. A rule that is a
 `from_rule`.
 """
 
+from .files import load as load
+from .files import save as save
+from .portable import export as export
+from .portable import restore as restore
 from .transform import from_rule as from_rule
 from optax import GradientTransformationExtraArgs
 from optax import ScalarOrSchedule
 from typing import Any
 
 __all__ = [
+    "export",
     "from_rule",
+    "load",
+    "restore",
+    "save",
     "aass",
     "alias",
     "alias_adam",

@@ -12,10 +12,12 @@ import torch
 import signcore
 from signcore.rule import classes
 
+from .files import load, save
 from .generate import from_rule, optimizer_class
 from .optimizer import SignOptimizer
+from .portable import export, restore
 
-__all__ = ["SignOptimizer", "from_rule"]
+__all__ = ["SignOptimizer", "export", "from_rule", "load", "restore", "save"]
 
 for _rule_class in classes().values():
     globals()[_rule_class.__name__] = optimizer_class(_rule_class)

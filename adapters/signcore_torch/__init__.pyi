@@ -6,14 +6,22 @@ a rule that exists already. Use them as any torch optimizer: parameter groups, c
 schedulers, GradScaler, `torch.compile` of ``step``, checkpoints.
 """
 
+from .files import load as load
+from .files import save as save
 from .generate import from_rule as from_rule
 from .optimizer import SignOptimizer as SignOptimizer
+from .portable import export as export
+from .portable import restore as restore
 from signcore.fields import Number
 from torch.optim.optimizer import ParamsT
 
 __all__ = [
     "SignOptimizer",
+    "export",
     "from_rule",
+    "load",
+    "restore",
+    "save",
     "AASS",
     "ALIAS",
     "ALIASAdam",
@@ -72,6 +80,15 @@ class AASS(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -115,6 +132,9 @@ class AASS(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -168,6 +188,15 @@ class ALIAS(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; no state is of `state_dtype`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -219,6 +248,9 @@ class ALIAS(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -259,6 +291,15 @@ class ALIASAdam(SignOptimizer):
         Decoupled, at least 0, and applied after the step as in the code, so that it sees ``p - lr*u``; a script: 1e-3.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; `state_dtype` is m's and v's.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -304,6 +345,9 @@ class ALIASAdam(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -350,6 +394,15 @@ class ALIASCompact(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; no state is of `state_dtype`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -397,6 +450,9 @@ class ALIASCompact(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -451,6 +507,15 @@ class ALIASMomentum(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`. Each worker averages its own gradients.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; `state_dtype` is m's.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -502,6 +567,9 @@ class ALIASMomentum(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -543,6 +611,15 @@ class DitheredSignum(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`; noise before the sign is each worker's own.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -588,6 +665,9 @@ class DitheredSignum(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -627,6 +707,15 @@ class EFSignSGD(SignOptimizer):
         What sign(0) is. A coin would gain nothing: what zeros add the error takes back.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`. A narrow `state_dtype` loses a part of the error, for good.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -665,6 +754,9 @@ class EFSignSGD(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -718,6 +810,15 @@ class Hybrid(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`; in lambda sign(0) is 0.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -769,6 +870,9 @@ class Hybrid(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -800,6 +904,15 @@ class Lion(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -841,6 +954,9 @@ class Lion(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -872,6 +988,15 @@ class MonotoneSignSGD(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`. With `maximize` the loss must rise: the gain is what is passed.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -915,6 +1040,9 @@ class MonotoneSignSGD(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -948,6 +1076,15 @@ class NoisySignSGD(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`; each worker's noise is its own.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; there is no per-element state.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -988,6 +1125,9 @@ class NoisySignSGD(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -1023,6 +1163,15 @@ class Rprop(SignOptimizer):
         Decoupled, at least 0, and relative to each coordinate's size; neither the paper nor torch decays.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -1065,6 +1214,9 @@ class Rprop(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -1094,6 +1246,15 @@ class SGD(SignOptimizer):
         Decoupled, at least 0.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -1130,6 +1291,9 @@ class SGD(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -1157,6 +1321,15 @@ class SignSGD(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`; there is no per-element state.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -1194,6 +1367,9 @@ class SignSGD(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -1236,6 +1412,15 @@ class Signum(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -1279,6 +1464,9 @@ class Signum(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -1314,6 +1502,15 @@ class SSDM(SignOptimizer):
         Of the draws; every worker has streams of its own (``init(params, worker=n)``).
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -1354,6 +1551,9 @@ class SSDM(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -1384,6 +1584,15 @@ class StoSignSGD(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`; each worker's noise is its own.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -1424,6 +1633,9 @@ class StoSignSGD(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...
 
@@ -1457,6 +1669,15 @@ class Tiger(SignOptimizer):
         As in every rule that votes, see `signcore.voting.SignRule`.
     maximize, nonfinite, state_dtype
         As in every rule, see `signcore.Rule`.
+    foreach : bool, optional
+        True joins the parameters of a group that have one dtype and device to one long vector while an elementwise
+        rule steps; fewer calls for many small parameters, and a copy of parameters, gradients and state meanwhile.
+        Rules that look at whole parameters, and None, take one after the other.
+    capturable : bool, default False
+        Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
+        that shall change between replays must be a tensor there.
+    compile : bool, default False
+        Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
 
     Notes
     -----
@@ -1502,5 +1723,8 @@ class Tiger(SignOptimizer):
         maximize: bool = False,
         nonfinite: str = 'propagate',
         state_dtype: str | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        compile: bool = False,
     ) -> None:
         ...

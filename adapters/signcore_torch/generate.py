@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 from signcore import Rule
 from signcore.rule import classes
 
-from . import groups
+from . import groups, options
 from .optimizer import SignOptimizer
 
 _PARAMS = """params : iterable
@@ -59,7 +59,9 @@ def optimizer_class(rule_class: type[Rule]) -> type[SignOptimizer]:
     return made
 
 
-def from_rule(params: ParamsT, rule: Rule) -> SignOptimizer:
+def from_rule(
+    params: ParamsT, rule: Rule, *, foreach: bool | None = None, capturable: bool = False, compile: bool = False
+) -> SignOptimizer:
     """The optimizer of a rule, with the rule's hyperparameters as its defaults.
 
     Parameters
@@ -68,6 +70,8 @@ def from_rule(params: ParamsT, rule: Rule) -> SignOptimizer:
         As every torch optimizer takes them.
     rule : signcore.Rule
         Its class decides the optimizer's class, its fields the defaults of all parameter groups.
+    foreach, capturable, compile : bool
+        How the step is run, see any of the classes.
 
     Returns
     -------
@@ -88,7 +92,8 @@ def from_rule(params: ParamsT, rule: Rule) -> SignOptimizer:
     if not isinstance(rule, Rule):
         raise TypeError(f"`rule` is {rule!r}; pass a rule, for example signcore.rule(name, lr=...)")
     values = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
-    return optimizer_class(type(rule))(params, **values)
+    how: dict[str, Any] = {"foreach": foreach, "capturable": capturable, "compile": compile}
+    return optimizer_class(type(rule))(params, **values, **how)
 
 
 def _constructor(owner: type[SignOptimizer], rule_class: type[Rule]) -> Any:
@@ -102,7 +107,7 @@ def _constructor(owner: type[SignOptimizer], rule_class: type[Rule]) -> Any:
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
         inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="ParamsT"),
     ]
-    signature = inspect.Signature([*leading, *fields], return_annotation=None)
+    signature = inspect.Signature([*leading, *fields, *options.parameters()], return_annotation=None)
 
     def __init__(self: SignOptimizer, *args: Any, **kwargs: Any) -> None:
         kwargs = groups.known_keywords(owner.__name__, signature.parameters, kwargs)
@@ -128,6 +133,8 @@ def _doc(rule_class: type[Rule]) -> str:
         return doc
     after = after.partition("\n\nExamples\n--------\n")[0]
     params = _PARAMS + _PER_GROUP if _measures(rule_class) else _PARAMS
+    arguments, blank, rest = after.partition("\n\n")
+    after = f"{arguments}\n{options.DOC}{blank}{rest}"
     return f"{before}{heading}{params}\n{after}\n\n{_EXAMPLE.format(name=rule_class.__name__)}\n"
 
 

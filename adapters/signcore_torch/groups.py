@@ -13,9 +13,7 @@ from signcore import Rule, checks
 from signcore.dtypes import FORMATS, format_of, name_of
 from signcore.fields import ranges
 
-# Ways to compute that torch's own optimizers offer. Here the arithmetic is one and the same, so None and
-# False, which ask for nothing, are taken and dropped.
-TORCH_OPTIONS = ("capturable", "differentiable", "foreach", "fused")
+from . import options
 
 
 def split(rule_class: type[Rule]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -26,25 +24,17 @@ def split(rule_class: type[Rule]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def defaults_of(rule_class: type[Rule]) -> dict[str, Any]:
-    """Hyperparameters that have a default, and their defaults."""
+    """Hyperparameters and options that have a default, and their defaults."""
     fields = dataclasses.fields(rule_class)
-    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-
-
-def refuse_options(owner: str, options: Mapping[str, Any]) -> None:
-    """Raise when torch's implementation options are asked for."""
-    for name in TORCH_OPTIONS:
-        if options.get(name):
-            raise TypeError(
-                f"`{name}` is {options[name]!r}; {owner} has one implementation, whose bits do not depend on "
-                f"how it is run: leave `{name}` out, and use torch.compile(optimizer.step) for speed"
-            )
+    return {
+        field.name: field.default for field in fields if field.default is not dataclasses.MISSING
+    } | options.DEFAULTS
 
 
 def known_keywords(owner: str, known: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of a constructor without torch's options; TypeError for any it does not know."""
-    refuse_options(owner, given)
-    left = {name: value for name, value in given.items() if name not in TORCH_OPTIONS}
+    """The keywords of a constructor without those that ask for nothing; TypeError for any it does not know."""
+    options.check(owner, given)
+    left = {name: value for name, value in given.items() if name not in options.REFUSED}
     for name in left:
         checks.keyword(owner, "keyword", name, [name for name in known if name != "self"])
     return left
@@ -85,14 +75,14 @@ def rule_of(rule_class: type[Rule], group: Mapping[str, Any]) -> Rule:
         An entry is out of range, unknown among the choices, or contradicts another; or an option of torch's
         own optimizers is asked for.
     """
-    refuse_options(rule_class.__name__, group)
+    options.check(rule_class.__name__, group)
     values = {field.name: group[field.name] for field in dataclasses.fields(rule_class)}
     return rule_class(**{name: number(name, value) for name, value in values.items()})
 
 
-def describes(rule: Rule, group: Mapping[str, Any], options: Iterable[str]) -> bool:
+def describes(rule: Rule, group: Mapping[str, Any], static: Iterable[str]) -> bool:
     """Whether a rule has a group's static options (the numbers are passed with each call)."""
-    return all(getattr(rule, name) == group[name] for name in options)
+    return all(getattr(rule, name) == group[name] for name in static)
 
 
 def names_of(param_groups: list[dict[str, Any]], i: int) -> list[str]:

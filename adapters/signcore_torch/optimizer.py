@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 from signcore import Rule
 from signcore.marks import marks
 
-from . import closures, groups, state, steps
+from . import closures, groups, options, state, steps
 from .saving import Restorable
 
 
@@ -107,6 +107,9 @@ class SignOptimizer(Restorable):
             columns: dict[str, list[Any]] = {name: [] for name in self.kinds}
             self._init_group(group, i, params, grads, *columns.values())
             jobs.append((params, grads, columns))
+        if self.defaults["compile"] and not torch.compiler.is_compiling():
+            self._compiled.step(self._rules, self.param_groups, self.numbers, jobs, loss)
+            return
         results = []
         for i, job in enumerate(jobs):
             inputs = closures.inputs(self._rules[i], self.param_groups, i, closure, loss)
@@ -123,6 +126,7 @@ class SignOptimizer(Restorable):
         takes what was appended as the graph's inputs.
         """
         names = groups.names_of(self.param_groups, i)
+        options.check_capture(group)
         groups.check_grads(group["params"], names)
         rule = self._rule_of(group, i)
         self._joining += state.join(rule, group["params"], names, self.state)

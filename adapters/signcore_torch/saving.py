@@ -14,7 +14,8 @@ import torch
 
 from signcore import Rule
 
-from . import form, groups
+from . import form, groups, options
+from .compiled import Compiled
 from .form import place
 from .state import WHOLE
 
@@ -30,6 +31,7 @@ class Restorable(torch.optim.Optimizer):
     def _reset(self) -> None:
         self._rules: list[Rule] = []  # one per parameter group, made when first needed
         self._joining: list[torch.Tensor] = []  # parameters whose first step is under way
+        self._compiled = Compiled()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -38,7 +40,7 @@ class Restorable(torch.optim.Optimizer):
         for name, default in groups.defaults_of(self.rule_class).items():
             self.defaults.setdefault(name, default)
         for group in self.param_groups:
-            for name in (*self.numbers, *self.options):
+            for name in (*self.numbers, *self.options, *options.DEFAULTS):
                 group.setdefault(name, self.defaults[name])
         for own in self.state.values():
             if isinstance(own, dict):

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from signcore import Rule
+from signcore.walk import check_hyper
 
-from . import groups
+from . import groups, joined
 from .state import WHOLE
 
 Columns = Mapping[str, list[Any]]  # field of the state to its tensors, in the order of the parameters
 
 
-def joined(rule: Rule, columns: Columns) -> Any:
+def state_of(rule: Rule, columns: Columns) -> Any:
     """The functional state of a group, from the columns of its parameters' dicts."""
     fields: dict[str, Any] = dict.fromkeys(columns)  # what the options leave unused is None
     for name, kind in rule.kinds.items():
@@ -45,13 +46,18 @@ def compute(
     device = next((p.device for p in params if p is not None), None)
     if device is None:
         return [], None
-    old = joined(rule, columns)
+    old = state_of(rule, columns)
     if torch.compiler.is_compiling():
         hyper = {name: groups.traced(group[name], device) for name in numbers}
         new, after = rule.step(params, grads, old, hyper=hyper, **inputs)
     else:
         hyper = {name: groups.number(name, group[name]) for name in numbers}
+        if group["capturable"]:
+            check_hyper(rule, hyper)
+            hyper = {name: groups.traced(value, device) for name, value in hyper.items()}
         try:
+            if group["foreach"] and joined.fits(rule, params, grads, columns):
+                return joined.delta(rule, params, grads, old, hyper)
             new, after = rule.delta(params, grads, old, hyper=hyper, **inputs)
         except (TypeError, ValueError, FloatingPointError) as error:
             if inputs:  # which may be evaluated once only
@@ -77,6 +83,15 @@ def renamed(
     return error
 
 
+def _computed(value: torch.Tensor) -> torch.Tensor:
+    """The same words as the result of an operation, while torch.compile traces.
+
+    A compiled graph writes into its inputs at its end, in an order of its own. A field that is the parameter itself
+    would be copied from it after it has changed; clones are optimised away.
+    """
+    return torch.where(value == value, value, value) if torch.compiler.is_compiling() else value
+
+
 def write(rule: Rule, params: list[Any], columns: Columns, new: list[Any], after: Any) -> None:
     """Write what `compute` made into a group's parameters and states, in place."""
     if not new:
@@ -89,7 +104,7 @@ def write(rule: Rule, params: list[Any], columns: Columns, new: list[Any], after
         elif kind != "stream":  # a stream's key never changes
             for old, value in zip(columns[name], getattr(after, name), strict=True):
                 if value is not old:  # nor does a field that the rule left alone, or that of a parameter left out
-                    old.copy_(value)
+                    old.copy_(_computed(value) if kind == "copy" else value)
     for p, value in zip(params, new, strict=True):
         if p is None:
             continue

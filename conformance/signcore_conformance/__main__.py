@@ -1,8 +1,9 @@
-"""``python -m signcore_conformance``: the suite, and ``demo``, ``primitives``, ``fuzz`` and ``gpu`` as subcommands."""
+"""``python -m signcore_conformance``: the suite; ``demo``, ``primitives``, ``fuzz``, ``relay``, ``gpu`` beside it."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from .cells import Cell, Plan
 from .suite import Results, cells_expected, choose, execute
 from .workloads import LARGE, NAMES, QUICK_NAMES, SMALL, USUAL
 
+COMMANDS = ("demo", "primitives", "fuzz", "relay")  # a module each, with a `main`
 DEVICES = ("cupy", "torch-cuda", "torch-cuda-compile", "jax-cuda", "jax-cuda-jit")
 
 
@@ -32,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare every backend with an independent reference, bit for bit. "
         "Subcommands: demo (train on digits everywhere), primitives (each one against an oracle and on every backend), "
         "fuzz (random programs over the primitives), "
+        "relay (a run that changes backend through checkpoint files), "
         "gpu (the suite on the devices of this machine).",
     )
     parser.add_argument("--json", metavar="FILE", help="write all results to FILE")
@@ -85,18 +88,9 @@ def suite(plan: Plan, names: list[str] | None, console: Console) -> Results:
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 when everything agreed, 1 on any mismatch, 2 on bad usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["demo"]:
-        from . import demo
-
-        return demo.main(arguments[1:])
-    if arguments[:1] == ["primitives"]:
-        from . import primitives
-
-        return primitives.main(arguments[1:])
-    if arguments[:1] == ["fuzz"]:
-        from . import fuzz
-
-        return fuzz.main(arguments[1:])
+    if arguments[:1] and arguments[0] in COMMANDS:
+        module = importlib.import_module(f".{arguments[0]}", __package__)
+        return int(module.main(arguments[1:]))
     parser = _parser()
     on_gpu = arguments[:1] == ["gpu"]
     options = parser.parse_args(arguments[1:] if on_gpu else arguments)

@@ -51,7 +51,8 @@ class Plan(NamedTuple):
         """Elements of the large leaf, or which smaller tree: for options, and where each leaf costs a compilation."""
         if self.full or not backend.costly:
             return self.large if task.is_main else SMALL
-        return TWO if (backend.secondary if self.quick else task.dtype != "float32") else SMALL
+        stands_beside = backend.secondary and (self.quick or not backend.traced)
+        return TWO if stands_beside or (task.dtype != "float32" and not self.quick) else SMALL
 
 
 class Task(NamedTuple):
@@ -96,8 +97,9 @@ def tasks(name: str, dtype: str, plan: Plan) -> Iterator[Task]:
 def wanted(task: Task, backend: Backend, plan: Plan) -> bool:
     """Whether a backend runs a task.
 
-    Options cost a compilation each: where steps are compiled, quick and usual runs leave them out, and ``--full`` runs
-    them in float32 alone, and not where compiling takes longest.
+    Options cost a compilation each: where steps are compiled, and on backends that stand beside others, quick and usual
+    runs leave them out, and ``--full`` runs them in float32 alone, and not where compiling takes longest. Usual runs
+    have them in every dtype on NumPy alone.
     """
     if task.dtype not in plan.dtypes_of(backend) or task.rule.state_dtype not in (None, *backend.dtypes):
         return False
@@ -107,7 +109,8 @@ def wanted(task: Task, backend: Backend, plan: Plan) -> bool:
         return True
     if plan.quick:
         return task.variant == 0 and len(backend.quick_dtypes) > 1 and not backend.traced
-    if backend.traced and task.dtype != "float32":
+    one_dtype = backend.traced or backend.secondary if plan.full else backend.name != "numpy"
+    if one_dtype and task.dtype != "float32":
         return False
     few = backend.main_variant_only or (not plan.full and (backend.secondary or backend.traced))
     return task.variant == 0 or not few

@@ -98,6 +98,13 @@ def random(dtype: str, large: int) -> Workload:
     return Workload("random", params, inputs)
 
 
+def relayed(dtype: str, steps: int) -> Workload:
+    """As `random` on the small tree, for any number of steps."""
+    shapes = _shapes(SMALL)
+    inputs = [_normal(1000 + k, shapes, 10.0 ** (k % 4 - 2), dtype) for k in range(steps)]
+    return Workload("relay", _normal(6, shapes, 1.0, dtype), inputs)
+
+
 def near_ties(dtype: str, large: int, reference: Reference) -> Workload:
     """Every other step, gradients within an ulp of where the rule's own sign turns positive."""
     shapes = _shapes(large)

@@ -107,12 +107,15 @@ def test_options_are_left_out_where_they_cost_compilations_and_nowhere_else() ->
     backends = {backend.name: backend for backend in BACKENDS}
     for quick, full in ((False, False), (True, False), (False, True)):
         plan = cells.Plan(("aass",), (), workloads.SMALL, quick, full)
-        for name, dtype in product(("numpy", "jax", "jax-jit", "torch-compile"), ("bfloat16", "float32")):
+        for name, dtype in product(
+            ("numpy", "torch-adapter", "jax", "jax-jit", "torch-compile"), ("bfloat16", "float32")
+        ):
             options = [t for t in cells.tasks("aass", dtype, plan) if t.variant]
             run = [t for t in options if cells.wanted(t, backends[name], plan)]
             every = {
                 "numpy": not quick,
-                "jax": full,
+                "torch-adapter": full or (not quick and dtype == "float32"),
+                "jax": full and dtype == "float32",
                 "jax-jit": full and dtype == "float32",
                 "torch-compile": False,
             }
@@ -125,7 +128,8 @@ def test_only_full_runs_give_costly_backends_the_large_leaf() -> None:
     for full in (False, True):
         plan = cells.Plan(("lion",), (), 500, full=full)
         assert plan.large_of(backends["numpy"], cells.Task(rule, "float32", "random")) == 500
-        assert plan.large_of(backends["jax"], cells.Task(rule, "float32", "random")) == (500 if full else 0)
+        assert plan.large_of(backends["jax-jit"], cells.Task(rule, "float32", "random")) == (500 if full else 0)
+        assert plan.large_of(backends["jax"], cells.Task(rule, "float32", "random")) == (500 if full else -1)
         assert plan.large_of(backends["jax"], cells.Task(rule, "float64", "random")) == (500 if full else workloads.TWO)
         assert ("digits" in plan.workloads_of(backends["torch-compile"])) == full
 
