@@ -10,7 +10,7 @@ RUN := $(BIN)/python
 STAMP := $(VENV)/.signcore-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types doctests fresh wheel bench prove stubs golden gpu clean
+.PHONY: help env demo test check lint types doctests fresh wheel examples bench prove stubs golden gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ fresh:
 
 wheel:
 	$(RUN) -m pytest tests/test_wheel.py
+
+examples: $(STAMP)  ## run the examples, which train on small real data
+	$(RUN) -m pytest tests/test_examples.py
 
 bench: $(STAMP)  ## measure the speed
 	$(RUN) bench/run.py

@@ -10,7 +10,7 @@ from signcore import Rule
 from . import saving
 from .progress import bar
 from .saving import Path
-from .start import inputs, steps_done
+from .start import check, inputs, steps_done
 
 Grads = Callable[[Any, int], Any] | Iterable[Any]
 Hyper = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
@@ -106,7 +106,7 @@ def run(
     >>> state.step
     array(3, dtype=int32)
     """
-    _check(rule, grad_fn, steps, every)
+    check(rule, grad_fn, steps, every)
     saving.check(checkpoint, save_every)
     done, params, state = saving.resumed(checkpoint, rule, params, state)
     first = steps_done(state, start) if done is None else done
@@ -148,13 +148,3 @@ def _gradients(grad_fn: Grads) -> Callable[[Any, int], Any]:
         return grad_fn
     iterator: Iterator[Any] = iter(grad_fn)
     return lambda params, step: next(iterator, _END)
-
-
-def _check(rule: Any, grad_fn: Any, steps: Any, every: Any) -> None:
-    if not isinstance(rule, Rule):
-        raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, made by signcore.rule(name, lr=...)")
-    if not callable(grad_fn) and not isinstance(grad_fn, Iterable):
-        raise TypeError(f"`grad_fn` is {grad_fn!r}; pass a function of (params, step) or an iterable of gradients")
-    for name, value, least in (("steps", steps, 0), ("every", every, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"`{name}` is {value!r}; pass an int of at least {least}")

@@ -1,10 +1,22 @@
-"""Where a run starts to count, and what its steps are given beside the gradients."""
+"""What a run is given, checked; where it starts to count, and what its steps get beside the gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from signcore import Rule
+
+
+def check(rule: Any, grad_fn: Any, steps: Any, every: Any) -> None:
+    """Raise when an argument of a run is none."""
+    if not isinstance(rule, Rule):
+        raise TypeError(f"`rule` is {rule!r}; pass a rule of signcore, made by signcore.rule(name, lr=...)")
+    if not callable(grad_fn) and not isinstance(grad_fn, Iterable):
+        raise TypeError(f"`grad_fn` is {grad_fn!r}; pass a function of (params, step) or an iterable of gradients")
+    for name, value, least in (("steps", steps, 0), ("every", every, 1)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"`{name}` is {value!r}; pass an int of at least {least}")
 
 
 def steps_done(state: Any, start: int | None) -> int:

@@ -41,7 +41,8 @@ class Plan(NamedTuple):
 
     def workloads_of(self, backend: Backend) -> tuple[str, ...]:
         """Under which workloads."""
-        return tuple(name for name in self.workloads if self.full or not (backend.costly and name == "digits"))
+        few = not self.full and (backend.costly or backend.secondary)
+        return tuple(name for name in self.workloads if not (few and name == "digits"))
 
     def mixes(self, backend: Backend) -> bool:
         """Whether a backend runs the mixed tree: not in one dtype alone, nor by default where each tree is compiled."""

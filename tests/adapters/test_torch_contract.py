@@ -25,6 +25,7 @@ from signcore.fields import ranges
 from signcore.marks import marks
 from signcore.rule import classes
 from signcore_conformance import golden
+from signcore_torch.options import DEFAULTS
 
 STEPS = 4
 # Not Rprop, whose least step is not the learning rate: several of these tests take a step of length zero. Its words
@@ -190,7 +191,7 @@ class TestT1Constructor:
         cls, fields = class_of(name), {field.name: field for field in dataclasses.fields(classes()[name])}
         found = inspect.signature(cls).parameters
         assert list(found)[:2] == ["params", "lr"]
-        assert set(found) == {"params", *fields}
+        assert set(found) == {"params", *fields, *DEFAULTS}
         for key, field in fields.items():
             missing = field.default is dataclasses.MISSING
             assert found[key].default is (inspect.Parameter.empty if missing else field.default)

@@ -103,7 +103,7 @@ def test_dtypes_are_not_mixed_when_parameters_are_joined(same: Any) -> None:
     same([x.detach() for x in made(foreach=True)], [x.detach() for x in made()])
 
 
-@pytest.mark.parametrize("name", ["lion", "dithered_signum", "alias"])
+@pytest.mark.parametrize("name", ["lion", "alias"])
 def test_compiled_once_whatever_the_numbers(name: str, same: Any) -> None:
     rule = RULES[name]
     torch._dynamo.utils.counters.clear()
@@ -118,13 +118,11 @@ def test_compiled_once_whatever_the_numbers(name: str, same: Any) -> None:
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_a_state_that_remembers_parameters_has_them_as_they_were(own: bool, same: Any) -> None:
+def test_a_state_that_remembers_parameters_has_them_as_they_were(same: Any) -> None:
     # a compiled graph writes into its inputs at its end, where a parameter may be new already
     rule = sc.ALIAS(d0=0.1, l_inf0=1.0)
-    plainly, compiled = (Training(rule, compile=way) for way in (False, own))
-    if not own:
-        compiled.optimizer.step = torch.compile(compiled.optimizer.step, fullgraph=True)  # type: ignore[method-assign]
+    plainly, compiled = Training(rule), Training(rule)
+    compiled.optimizer.step = torch.compile(compiled.optimizer.step, fullgraph=True)  # type: ignore[method-assign]
     for k in (0, 2, 4):
         for training in (plainly, compiled):
             for name, p in training.params.items():

@@ -1,0 +1,38 @@
+"""Every example runs as a user would run it, is short, and what it trains gets better."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+LOSSES = re.compile(r"before (\d+\.\d+) .*after (\d+\.\d+)")
+LONGEST = 80
+
+each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+def test_there_are_examples() -> None:
+    assert {"embed", "numpy_only", "cupy_loop", "torch_loop"} <= {path.stem for path in EXAMPLES}
+
+
+@each_example
+def test_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < LONGEST
+
+
+@each_example
+def test_trains(path: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = LOSSES.findall(done.stdout)
+    assert found, done.stdout
+    for before, after in found:
+        assert float(after) < float(before) / 2
+    assert list(tmp_path.iterdir()) == []
