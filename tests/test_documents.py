@@ -31,3 +31,20 @@ def test_tools_that_the_contract_names_exist_and_have_committed_results():
     for tool in tools:
         assert (ROOT / tool).exists()
         assert (ROOT / "docs" / "results" / (Path(tool).stem.removeprefix("prove_") + ".json")).exists()
+
+
+SHOWN = [
+    (name, k, block)
+    for name in ("README.md", "docs/embedding.md")
+    for k, block in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize(("name", "k", "block"), SHOWN, ids=[f"{name}-{k}" for name, k, _ in SHOWN])
+def test_what_a_document_shows_runs(name, k, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, f"{name}, block {k}", "exec"), {})
+
+
+def test_documents_show_something():
+    assert len(SHOWN) >= 10
