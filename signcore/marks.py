@@ -25,6 +25,9 @@ class Mark(NamedTuple):
     kind: Literal["shared", "scalar", "element", "copy", "packed", "leaf", "stream"]
 
 
+WHOLE = ("shared", "scalar")  # kinds of fields in use of which a state has one value, as `Rule.kinds` names them
+
+
 class Wire(NamedTuple):
     """How a message field of several workers becomes one, and what it costs.
 

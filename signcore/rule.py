@@ -20,7 +20,7 @@ from . import checks, frameworks, ops, random, totals, vote
 from .diagnostics import observe
 from .dtypes import name_of
 from .fields import Hyper, Number, check_field, flag, number, option, ranges
-from .marks import Mark, Partial, Wire, marks
+from .marks import WHOLE, Mark, Partial, Wire, marks
 from .tree import flatten, unflatten
 from .walk import EMPTY, Work, column_of, state_format, words_of
 
@@ -275,7 +275,7 @@ class Rule:
         floats = frameworks.dtype(xp, totals.wide(present))
         state: dict[str, Any] = dict.fromkeys(self._marks)
         for name, kind in self.kinds.items():
-            if kind in ("shared", "scalar"):
+            if kind in WHOLE:
                 shape = () if kind == "shared" else totals.shape_of(self.scope, leaves)
                 zero = frameworks.constant(xp, 0, xp.int32 if kind == "shared" else floats, like)
                 state[name] = zero if shape == () else xp.broadcast_to(zero, shape) + zero

@@ -16,7 +16,7 @@ import numpy as np
 from . import blocks, checks, frameworks, ops, random, totals
 from .dtypes import FORMATS, Format, format_of, name_of
 from .fields import Hyper, resolve
-from .marks import Wire
+from .marks import WHOLE, Wire
 from .tree import Leaf, flatten, unflatten
 
 if TYPE_CHECKING:
@@ -429,7 +429,7 @@ def _check_fields(rule: Rule, state: Any, leaves: list[Leaf], like: Any, wide: s
     columns: dict[str, list[Any]] = {}
     for name, kind in rule.kinds.items():
         value = getattr(state, name)
-        if kind in ("shared", "scalar"):
+        if kind in WHOLE:
             shape = () if kind == "shared" else totals.shape_of(rule.scope, leaves)
             _check_words(f"state.{name}", Leaf("", value), shape, Leaf("", like), "int32" if kind == "shared" else wide)
         else:

@@ -8,13 +8,12 @@ import jax
 
 from signcore import Rule, checks
 from signcore.checkpoint import Checkpoint
+from signcore.marks import WHOLE
 from signcore.tree import Leaf
 from signcore.tree import flatten as core_leaves
 
 from .leaves import flatten
 from .placement import beside
-
-_WHOLE = ("shared", "scalar")  # kinds of fields of which a state has one value
 
 
 def export(rule: Rule, params: Any, state: Any) -> Checkpoint:
@@ -51,7 +50,7 @@ def export(rule: Rule, params: Any, state: Any) -> Checkpoint:
     shape, leaves = flatten(params)
     fields = {
         name: getattr(own, name)
-        if kind in _WHOLE
+        if kind in WHOLE
         else shape.named(shape.leaves_of(f"state.{name}", getattr(own, name), "params"))
         for name, kind in rule.kinds.items()
     }
@@ -93,7 +92,7 @@ def restore(saved: Checkpoint, params: Any, state: Any) -> tuple[Any, Any]:
     fields: dict[str, Any] = {}
     for field, kind in saved.rule.kinds.items():
         value, own = getattr(saved.state, field), getattr(fresh, field)
-        if kind in _WHOLE:
+        if kind in WHOLE:
             _fits(f"saved.state.{field}", "", value, own)
             fields[field] = beside(value, leaves)
             continue

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from signcore import Rule
+from signcore.marks import WHOLE
 
 from .decay import decay_mask, require_params
 from .leaves import Shape, flatten
@@ -62,7 +63,7 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
         for name, value in state._asdict().items():
             if value is None:
                 fields[name] = None
-            elif kinds[name] in _WHOLE:
+            elif kinds[name] in WHOLE:
                 fields[name] = beside(jnp.asarray(value), leaves)
             else:
                 column = [value[leaf] for leaf in shape.names]
@@ -122,15 +123,12 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-_WHOLE = ("shared", "scalar")  # kinds of fields of which a state has one value
-
-
 def _columns(state: Any, shape: Shape, kinds: dict[str, str]) -> dict[str, list[Any]]:
     """Per-leaf fields of a state, in the order of the leaves; fields that a rule leaves None are not here."""
     return {
         name: shape.leaves_of(f"state.{name}", value)
         for name, value in state._asdict().items()
-        if value is not None and kinds[name] not in _WHOLE
+        if value is not None and kinds[name] not in WHOLE
     }
 
 

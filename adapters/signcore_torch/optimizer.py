@@ -9,7 +9,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from signcore import Rule
-from signcore.marks import marks
+from signcore.marks import WHOLE, marks
 
 from . import closures, groups, options, state, steps
 from .saving import Restorable
@@ -137,7 +137,7 @@ class SignOptimizer(Restorable):
             grads.append(p.grad)
             for name, column in zip(self.kinds, columns, strict=True):
                 kind = rule.kinds.get(name)
-                if kind not in state.WHOLE:
+                if kind not in WHOLE:
                     column.append(saved.get(name) if saved and active and kind else None)
                 elif saved:
                     column.append(saved[name])

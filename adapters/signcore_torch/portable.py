@@ -9,9 +9,10 @@ import torch
 
 from signcore import checks
 from signcore.checkpoint import Checkpoint
+from signcore.marks import WHOLE
 from signcore.tree import Leaf, flatten
 
-from . import groups, state
+from . import groups
 from .optimizer import SignOptimizer
 
 
@@ -51,7 +52,7 @@ def _exported(optimizer: SignOptimizer, i: int) -> Checkpoint:
     fields: dict[str, Any] = {}
     for field, kind in rule.kinds.items():
         first = getattr(fresh, field)
-        if kind in state.WHOLE:
+        if kind in WHOLE:
             fields[field] = next((own[field] for own in owned if field in own), first)
         else:
             fields[field] = {name: own.get(field, first[name]) for name, own in zip(names, owned, strict=True)}
@@ -116,9 +117,7 @@ def _entered(
     listed |= {f.name: _as(getattr(saved.rule, f.name), group.get(f.name)) for f in dataclasses.fields(saved.rule)}
     for field, kind in saved.rule.kinds.items():
         tree = getattr(saved.state, field)
-        column = (
-            dict.fromkeys(names, tree) if kind in state.WHOLE else {leaf.path: leaf.value for leaf in flatten(tree)}
-        )
+        column = dict.fromkeys(names, tree) if kind in WHOLE else {leaf.path: leaf.value for leaf in flatten(tree)}
         for key, name in zip(listed["params"], names, strict=True):
             state_dict["state"].setdefault(key, {})[field] = column[name]
     return [(p, leaves[name].value) for name, p in zip(names, group["params"], strict=True)]

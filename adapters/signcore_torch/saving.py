@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 
 from signcore import Rule
+from signcore.marks import WHOLE
 
 from . import form, groups, options
 from .compiled import Compiled
 from .form import place
-from .state import WHOLE
 
 
 class Restorable(torch.optim.Optimizer):

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 
 from signcore import Rule, checks, frameworks, ops
+from signcore.marks import WHOLE
 from signcore.walk import state_format
 
 States = dict[torch.Tensor, dict[str, Any]]  # an optimizer's `state`
-
-
-WHOLE = ("shared", "scalar")  # kinds of fields of which a group has one value
 
 
 def join(rule: Rule, params: list[torch.Tensor], names: list[str], states: States) -> list[torch.Tensor]:

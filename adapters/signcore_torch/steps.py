@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from signcore import Rule
+from signcore.marks import WHOLE
 from signcore.walk import check_hyper
 
 from . import groups, joined
-from .state import WHOLE
 
 Columns = Mapping[str, list[Any]]  # field of the state to its tensors, in the order of the parameters
 

@@ -17,15 +17,11 @@ from signcore import checks
 from . import report
 from .backends import ALL, BACKENDS
 from .cells import Cell, Plan
-from .suite import Results, cells_expected, choose, execute
+from .suite import Results, cells_expected, choose, execute, names_in
 from .workloads import LARGE, NAMES, QUICK_NAMES, SMALL, USUAL
 
 COMMANDS = ("demo", "primitives", "fuzz", "relay")  # a module each, with a `main`
 DEVICES = ("cupy", "torch-cuda", "torch-cuda-compile", "jax-cuda", "jax-cuda-jit")
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.replace(",", " ").split() if name]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,11 +34,11 @@ def _parser() -> argparse.ArgumentParser:
         "gpu (the suite on the devices of this machine).",
     )
     parser.add_argument("--json", metavar="FILE", help="write all results to FILE")
-    parser.add_argument("--rules", type=_names, default=sc.rules(), help="comma-separated; default: all")
-    parser.add_argument("--backends", type=_names, help="comma-separated; default: all that can run")
-    parser.add_argument("--dtypes", type=_names, help=f"comma-separated; default: {','.join(ALL)}")
+    parser.add_argument("--rules", type=names_in, default=sc.rules(), help="comma-separated; default: all")
+    parser.add_argument("--backends", type=names_in, help="comma-separated; default: all that can run")
+    parser.add_argument("--dtypes", type=names_in, help=f"comma-separated; default: {','.join(ALL)}")
     parser.add_argument(
-        "--workloads", type=_names, help=f"default: {','.join(NAMES)}, of which --quick leaves out digits"
+        "--workloads", type=names_in, help=f"default: {','.join(NAMES)}, of which --quick leaves out digits"
     )
     parser.add_argument("--quick", action="store_true", help="small leaves, fewer dtypes and options, few compilations")
     parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 import signcore as sc
 from signcore import ops
+from signcore.marks import WHOLE
 from signcore.tree import flatten, unflatten
 
 from . import network
@@ -308,21 +309,27 @@ def _torch_adapter(backend: Backend, rule: sc.Rule, workload: Workload) -> Itera
             grads = {leaf.path: leaf.value for leaf in flatten(found)}
         else:
             grads = {path: backend.to(g) for path, g in inputs.items()}
-        calls: list[int] = []
-
-        def closure(grads: Any = grads, calls: list[int] = calls) -> Any:
-            for path, p in leaves:
-                p.grad = p.detach() * 0.5 if calls else grads[path]
-            calls.append(1)  # the first is at this step's parameters, the others elsewhere
-            return loss([p.detach() for _, p in leaves])
-
         if rule.needs:
-            optimizer.step(closure)
+            optimizer.step(closure_of(leaves, grads))
         else:
             for path, p in leaves:
                 p.grad = grads[path]
             optimizer.step()
         yield backend.read(tree, _torch_state(rule, optimizer, tree))
+
+
+def closure_of(leaves: Iterable[Any], grads: dict[str, Any]) -> Callable[[], Any]:
+    """A step's closure for (path, parameter) pairs: given gradients where the step is, the suite's elsewhere."""
+    leaves = list(leaves)
+    calls: list[int] = []
+
+    def closure() -> Any:
+        for path, p in leaves:
+            p.grad = p.detach() * 0.5 if calls else grads[path]
+        calls.append(1)  # the first is at this step's parameters, the others elsewhere
+        return loss([p.detach() for _, p in leaves])
+
+    return closure
 
 
 def _torch_state(rule: sc.Rule, optimizer: Any, tree: Any) -> Any:
@@ -336,7 +343,7 @@ def _torch_state(rule: sc.Rule, optimizer: Any, tree: Any) -> Any:
         elif rule.kinds[name] == "scalar" and rule.scope == "group":
             values = [optimizer.state[group["params"][0]][name] for group in optimizer.param_groups]
             fields[name] = torch.cat(values)
-        elif rule.kinds[name] in ("shared", "scalar"):
+        elif rule.kinds[name] in WHOLE:
             fields[name] = next(iter(optimizer.state.values()))[name]
         else:
             fields[name] = tree_map(lambda p, name=name: optimizer.state[p][name], tree)
@@ -403,28 +410,36 @@ def _scan(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]
     for start in range(0, len(workload.inputs), SCANNED):
         some = workload.inputs[start : start + SCANNED]
         trees = [inputs if workload.is_network else workload.tree(inputs) for inputs in some]
-        columns = zip(*([leaf.value for leaf in flatten(tree)] for tree in trees), strict=True)
-        stacked = [None if column[0] is None else np.stack(column) for column in columns]
-        carry, trajectory = run(carry, tree_map(backend.to, unflatten(trees[0], stacked)))
+        carry, trajectory = run(carry, tree_map(backend.to, stacked(trees)))
         params, state = backend.read(*trajectory)
         for k in range(len(some)):
             yield tree_map(lambda a, k=k: a[k], params), state_map(lambda a, k=k: a[k], state)
 
 
-def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
-    """The optax transformation under jit, applied by optax itself."""
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of NumPy arrays as one, whose leaves have an axis for them."""
+    columns = zip(*([leaf.value for leaf in flatten(tree)] for tree in trees), strict=True)
+    return unflatten(trees[0], [None if column[0] is None else np.stack(column) for column in columns])
+
+
+def optax_update(rule: sc.Rule, transform: Any) -> Callable[..., Any]:
+    """``params, state = update(params, grads, state)`` of a rule's transformation, applied by optax itself."""
     import optax
-
-    import signcore_optax
-
-    transform = signcore_optax.from_rule(rule)
 
     def update(params: Any, grads: Any, state: Any, **values: Any) -> Any:
         updates, state = transform.update(grads, state, params, **extras(rule, params) | values)
         return optax.apply_updates(params, updates), state
 
+    return update
+
+
+def _optax(backend: Backend, rule: sc.Rule, workload: Workload) -> Iterator[Step]:
+    """The optax transformation under jit, applied by optax itself."""
+    import signcore_optax
+
+    transform = signcore_optax.from_rule(rule)
     params = tree_map(backend.to, workload.tree(workload.params))
-    step = compiled(backend, (rule, workload.shapes), update)
+    step = compiled(backend, (rule, workload.shapes), optax_update(rule, transform))
     return _loop(backend, rule, workload, params, transform.init(params), step)
 
 

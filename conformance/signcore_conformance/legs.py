@@ -9,13 +9,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import signcore as sc
 from signcore import checkpoint
-from signcore.tree import flatten, unflatten
+from signcore.tree import flatten
 
-from .backends import Backend, compiled, extras, given, gradient_elsewhere, loss, tree_map
+from .backends import (
+    Backend,
+    closure_of,
+    compiled,
+    extras,
+    given,
+    gradient_elsewhere,
+    loss,
+    optax_update,
+    stacked,
+    tree_map,
+)
 
 Leg = Callable[[Backend, Path, sc.Rule, Any, Sequence[Any]], None]  # the last: params' likes, gradients by step
 
@@ -24,10 +33,14 @@ def functional(backend: Backend, path: Path, rule: sc.Rule, like: Any, grads: Se
     """The rule's own step, compiled as the backend does."""
     _, params, state = checkpoint.load(path, tree_map(backend.to, like), rule=rule)
     step = compiled(backend, ("relay", rule, _dtype(like)), given(rule, rule.step))
+    checkpoint.save(path, rule, *_stepped(backend, rule, step, params, state, grads))
+
+
+def _stepped(backend: Backend, rule: sc.Rule, step: Any, params: Any, state: Any, grads: Sequence[Any]) -> Any:
     for each in grads:
         values = {"value": loss(params)} if "value" in rule.needs else {}
         params, state = step(params, tree_map(backend.to, each), state, **values)
-    checkpoint.save(path, rule, params, state)
+    return params, state
 
 
 def readonly(backend: Backend, path: Path, rule: sc.Rule, like: Any, grads: Sequence[Any]) -> None:
@@ -78,15 +91,7 @@ def torch_adapter(backend: Backend, path: Path, rule: sc.Rule, like: Any, grads:
     signcore_torch.load(path, optimizer, rule=rule)
     for each in grads:
         now = {name: backend.to(g) for name, g in flatten(each) if g is not None}
-        calls: list[int] = []
-
-        def closure(now: Any = now, calls: list[int] = calls) -> Any:
-            for name, p in named:
-                p.grad = p.detach() * 0.5 if calls else now[name]
-            calls.append(1)  # the first is at this step's parameters, the others elsewhere
-            return loss([p.detach() for _, p in named])
-
-        optimizer.step(closure)
+        optimizer.step(closure_of(named, now))
     signcore_torch.save(path, optimizer)
 
 
@@ -100,30 +105,18 @@ def scan(backend: Backend, path: Path, rule: sc.Rule, like: Any, grads: Sequence
 
     _, params, state = checkpoint.load(path, tree_map(backend.to, like), rule=rule)
     run = compiled(backend, ("relay", rule, _dtype(like)), lambda *args: jax.lax.scan(body, *args)[0])
-    columns = zip(*([leaf.value for leaf in flatten(each)] for each in grads), strict=True)
-    stacked = [None if column[0] is None else np.stack(column) for column in columns]
-    checkpoint.save(path, rule, *run((params, state), tree_map(backend.to, unflatten(grads[0], stacked))))
+    checkpoint.save(path, rule, *run((params, state), tree_map(backend.to, stacked(grads))))
 
 
 def optax_adapter(backend: Backend, path: Path, rule: sc.Rule, like: Any, grads: Sequence[Any]) -> None:
     """The optax transformation under jit, applied by optax itself."""
-    import optax
-
     import signcore_optax
 
     transform = signcore_optax.from_rule(rule)
-
-    def update(params: Any, each: Any, state: Any, **values: Any) -> Any:
-        updates, state = transform.update(each, state, params, **extras(rule, params) | values)
-        return optax.apply_updates(params, updates), state
-
     params = tree_map(backend.to, like)
     params, state = signcore_optax.load(path, rule, params, transform.init(params))
-    step = compiled(backend, ("relay", rule, _dtype(like)), update)
-    for each in grads:
-        values = {"value": loss(params)} if "value" in rule.needs else {}
-        params, state = step(params, tree_map(backend.to, each), state, **values)
-    signcore_optax.save(path, rule, params, state)
+    step = compiled(backend, ("relay", rule, _dtype(like)), optax_update(rule, transform))
+    signcore_optax.save(path, rule, *_stepped(backend, rule, step, params, state, grads))
 
 
 def _dtype(tree: Any) -> str:

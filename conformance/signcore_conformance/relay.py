@@ -28,6 +28,7 @@ from . import golden
 from .backends import ALL, BACKENDS, Backend
 from .compare import Trace, compare, trace, versions
 from .legs import leg_of
+from .suite import choose, names_in
 from .worker import each, outcomes
 from .workloads import relayed
 
@@ -76,11 +77,10 @@ def order(names: list[str], rules: int, legs: int) -> list[list[str]]:
 def run(job: Job) -> Iterator[Leg]:
     """The legs of a worker's rules in one dtype."""
     by_name = {backend.name: backend for backend in BACKENDS}
-    legs = job["steps"] // job["leg"]
     for name, names in zip(job["rules"], job["order"], strict=True):
         rule = golden.variants(name)[0]
         with tempfile.TemporaryDirectory() as folder:
-            yield from _run(rule, job["dtype"], [by_name[n] for n in names[:legs]], job, Path(folder) / "run")
+            yield from _run(rule, job["dtype"], [by_name[n] for n in names], job, Path(folder) / "run")
 
 
 def _run(rule: sc.Rule, dtype: str, backends: list[Backend], job: Job, path: Path) -> Iterator[Leg]:
@@ -116,8 +116,8 @@ def jobs(rules: list[str], dtypes: list[str], backends: list[Backend], steps: in
     for dtype in dtypes:
         names = [backend.name for backend in backends if dtype in backend.dtypes]
         pieces = order(names, len(rules), steps // leg)
-        found.append(Job(dtype=dtype, rules=rules, backends=names, order=pieces, steps=steps, leg=leg))
-        found[-1]["x64"] = dtype == "float64"
+        x64 = dtype == "float64"
+        found.append(Job(dtype=dtype, rules=rules, backends=names, order=pieces, steps=steps, leg=leg, x64=x64))
     return sorted(found, key=lambda job: -len(job["backends"]))
 
 
@@ -159,16 +159,12 @@ def execute(work: list[Job]) -> tuple[list[Leg], list[str]]:
     return legs, errors
 
 
-def _names(text: str) -> list[str]:
-    return [name for name in text.replace(",", " ").split() if name]
-
-
 def main(arguments: list[str]) -> int:
     """Exit status 0 when no word differed and every ordered pair of backends occurred, else 1; 2 on bad usage."""
     parser = argparse.ArgumentParser(prog="python -m signcore_conformance relay", description=__doc__)
-    parser.add_argument("--rules", type=_names, default=sc.rules(), help="comma-separated; default: all")
-    parser.add_argument("--dtypes", type=_names, default=list(ALL), help=f"default: {','.join(ALL)}")
-    parser.add_argument("--backends", type=_names, help="comma-separated; default: all that can run")
+    parser.add_argument("--rules", type=names_in, default=sc.rules(), help="comma-separated; default: all")
+    parser.add_argument("--dtypes", type=names_in, default=list(ALL), help=f"default: {','.join(ALL)}")
+    parser.add_argument("--backends", type=names_in, help="comma-separated; default: all that can run")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"default: {STEPS}")
     parser.add_argument("--leg", type=int, default=LEG, help=f"steps between two changes of backend; default: {LEG}")
     options = parser.parse_args(arguments)
@@ -186,9 +182,7 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"`--steps` is {options.steps} and `--leg` {options.leg}, which does not divide it")
     except ValueError as error:
         parser.error(str(error))
-    chosen = [b for b in BACKENDS if options.backends is None or b.name in options.backends]
-    missing = {backend.name: reason for backend in chosen if (reason := backend.missing()) is not None}
-    backends = [backend for backend in chosen if backend.name not in missing]
+    backends, missing = choose(options.backends)
     work = jobs(options.rules, options.dtypes, backends, options.steps, options.leg)
     legs, errors = execute(work)
     return _show(legs, errors, work, missing)

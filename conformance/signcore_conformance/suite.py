@@ -95,6 +95,11 @@ def jobs(backends: Iterable[Backend], plan: Plan) -> list[Job]:
     return sorted(found.values(), key=lambda job: is_short(job["backends"]))
 
 
+def names_in(text: str) -> list[str]:
+    """Names that a user separates by commas or blanks."""
+    return text.replace(",", " ").split()
+
+
 def choose(names: Iterable[str] | None) -> tuple[list[Backend], dict[str, str]]:
     """The backends to run and, by name, why others cannot."""
     run, not_run = [], {}

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import checks, frameworks
 from ..dtypes import name_of
+from ..marks import WHOLE
 from ..rule import Rule
 from ..tree import Leaf, flatten, unflatten
 from ..walk import check_fit
@@ -22,8 +23,6 @@ from . import description
 from .file import WAY_OUT, CheckpointError, Tensors, write
 
 __all__ = ["Checkpoint", "CheckpointError", "Saved", "load", "save"]
-
-_WHOLE = ("shared", "scalar")  # kinds of fields of which a state has one value
 
 
 class Checkpoint(NamedTuple):
@@ -225,7 +224,7 @@ class Saved(Tensors):
             )
 
         fields = {
-            field: self._beside(f"{prefix}state/{field}", first) if kind in _WHOLE else column(f"state/{field}")
+            field: self._beside(f"{prefix}state/{field}", first) if kind in WHOLE else column(f"state/{field}")
             for field, kind in rule.kinds.items()
         }
         params = like if fresh else column("params")
