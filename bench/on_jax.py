@@ -19,9 +19,6 @@ import signcore_optax
 
 Update = Callable[[Any, Any, Any], tuple[Any, Any]]
 
-# Without it, XLA's CPU compiler copies an average that two kernels read before one of them overwrites it.
-NO_COPY = {"xla_cpu_copy_insertion_use_region_analysis": True}
-
 
 def versions() -> dict[str, str]:
     return {"jax": jax.__version__, "optax": optax.__version__}
@@ -55,14 +52,12 @@ PEERS: dict[str, tuple[str, Callable[[float], Any]]] = {
 }
 
 
-def _contestant(
-    label: str, ours: bool, init: Any, update: Update, shapes: list[Shape], options: dict[str, Any] | None = None
-) -> Contestant:
+def _contestant(label: str, ours: bool, init: Any, update: Update, shapes: list[Shape]) -> Contestant:
     """A jitted step that may reuse the memory of the parameters and the state it was given."""
     params = arrays(shapes, 0)
     state = jax.jit(init)(params)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=options)
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
     def advance(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = update(grads, state, params)
         return optax.apply_updates(params, updates), state
@@ -87,7 +82,6 @@ def contestants(name: str, lr: float, shapes: list[Shape]) -> Iterator[Contestan
     yield _contestant("core", True, rule.init, delta, shapes)
     ours = signcore_optax.from_rule(rule)
     yield _contestant("adapter", True, ours.init, ours.update, shapes)
-    yield _contestant("adapter, region analysis", True, ours.init, ours.update, shapes, NO_COPY)
     if name in PEERS:
         label, build = PEERS[name]
         peer = build(lr)

@@ -31,8 +31,7 @@ each rule, `lr=1e-3`, three normally distributed gradients in turn.
   "adapter" is the optimizer's `step()`, eager and compiled. The peers: the step written by hand with
   `torch._foreach_*`, eager and compiled, and the published optimizer class.
 - **JAX**: one jitted function that updates, applies the updates and donates parameters and state. "core" is
-  `rule.delta`, "adapter" the transformation of `signcore_optax`, and "region analysis" the same with
-  `jax.jit(..., compiler_options={"xla_cpu_copy_insertion_use_region_analysis": True})`, which a user may set.
+  `rule.delta`, and "adapter" the transformation of `signcore_optax`.
 - **Passes**: bytes that a step reads and writes, over the bytes of the parameters. torch eager: the operands of
   each dispatched operation; JAX: as XLA counts them after fusion. A signum step cannot do with fewer than 5.
 """
@@ -51,8 +50,7 @@ BOUNDS = """\
   have a defined result, and tests the delta against the flush threshold.
 - **torch, eager**: one pass per operation, see the column "passes"; an engine that takes a leaf in one pass is not part
   of this release.
-- **JAX, lion**: XLA compiles the two results into two loops on the CPU and first copies the momentum, which both read;
-  optax.lion becomes the same three kernels. The compiler option of "region analysis" removes the copy.
+- **JAX, lion**: XLA compiles the two results into two loops on the CPU, which both read the momentum and the gradient.
 """
 
 

@@ -37,7 +37,7 @@ class Bounded(ParameterFree):
         "least": Partial("max", "workers", "top"),  # of -g
         "count": Partial("sum", "shards", "count"),
         "nonzero": Partial("sum", "workers", "norm1"),
-        "inner": Partial("sum", "workers", "dot"),
+        "inner": Partial("sum", "workers", "sum"),
         "value": Partial("sum", "workers"),
     }
 
@@ -73,7 +73,7 @@ class Bounded(ParameterFree):
         if self.d0 is not None:
             # A leaf that did not move in the last step has signs of none, or of an older one with another rate.
             moved = (s.last > 0) & (s.last == s.step)
-            found["inner"] = (where(moved, g, 0.0), bits.unpack(s.signs, g.shape[0], name_of(g.dtype)))
+            found["inner"] = where(moved, g, 0.0) * bits.unpack(s.signs, g.shape[0], name_of(g.dtype))
         return found
 
     def finish(self, partials: dict[str, Any], *, workers: int = 1) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Calibrated(SignRule):
 
     PARTIALS: ClassVar[dict[str, Partial]] = {
         **Rule.PARTIALS,
-        "inner": Partial("sum", "workers", "dot"),
+        "inner": Partial("sum", "workers", "sum"),
         "square": Partial("sum", "workers", "dot"),
     }
 

@@ -396,6 +396,41 @@ def only_if(wanted: Any, function: Any, otherwise: Any) -> Any:
     return {name: xp.where(wanted, value, otherwise[name]) for name, value in found.items()}
 
 
+WORTH_ORDERING = 2**16  # elements; a copy of fewer costs no more than the conditional, which has to be compiled
+
+
+def after(earlier: list[Any], later: list[Any]) -> list[Any]:
+    """The arrays `later`, no word of which XLA's CPU compiler writes before it has the arrays `earlier`.
+
+    A step overwrites donated arrays. XLA copies one, in one thread, when it cannot see that everything that reads the
+    old words comes before what writes the new ones; such a copy takes as long as a step of Signum. It takes order from
+    the flow of data alone: so the later arrays depend on something of the earlier ones that never holds (a word with
+    more ones than bits), behind a conditional, which no loop takes in. No word changes.
+    """
+    if not earlier or not later or library(namespace(earlier[0])) != "jax" or not any(map(is_traced, earlier)):
+        return later
+    import jax  # the caller's arrays are JAX's: this imports nothing new
+
+    read = [array for array in earlier if array.size]
+    written = [array for array in later if array is not None]
+    sharded = any(any(jax.typeof(array).sharding.spec) for array in (*read, *written))  # over an explicit mesh
+    small = all(array.size < WORTH_ORDERING for array in written)
+    if jax.default_backend() != "cpu" or sharded or small or not read:
+        return later
+
+    def impossible(arrays: list[Any]) -> Any:
+        found = jax.numpy.zeros((), bool)
+        for array in arrays:
+            kind = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}[array.dtype.itemsize]
+            word = jax.lax.slice(array, (0,) * array.ndim, (1,) * array.ndim).reshape(())
+            word = word.astype(kind) if word.dtype == bool else jax.lax.bitcast_convert_type(word, kind)
+            found |= jax.lax.population_count(word) > 8 * array.dtype.itemsize
+        return found
+
+    never = jax.lax.cond(impossible(read[:1]), lambda arrays: jax.numpy.ones((), bool), impossible, read)
+    return [None if x is None else jax.numpy.where(never, jax.numpy.zeros((), x.dtype), x) for x in later]
+
+
 def known(flag: Any) -> Any:
     """A 0-d bool as Python's where its value can be read without waiting; else the array."""
     return bool(on_host(flag)) if is_on_host(flag) else flag

@@ -20,9 +20,13 @@ class Mark(NamedTuple):
     such a tree with the two int32 key words of the leaf's noise.
 
     A field that a rule's options leave unused is None (`Rule.unused`).
+
+    ``late``: the parameters are moved by the value before, and not by the new one; a compiler writes the new one
+    last (`frameworks.after`).
     """
 
     kind: Literal["shared", "scalar", "element", "copy", "packed", "leaf", "stream"]
+    late: bool = False
 
 
 WHOLE = ("shared", "scalar")  # kinds of fields in use of which a state has one value, as `Rule.kinds` names them
@@ -55,6 +59,7 @@ class Partial(NamedTuple):
 Shared = Annotated[Any, Mark("shared")]
 Scalar = Annotated[Any, Mark("scalar")]
 PerElement = Annotated[Any, Mark("element")]
+Late = Annotated[Any, Mark("element", late=True)]
 Copy = Annotated[Any, Mark("copy")]
 Packed = Annotated[Any, Mark("packed")]
 PerLeaf = Annotated[Any, Mark("leaf")]

@@ -303,9 +303,17 @@ class Work:
             if finish is not None and "finite" in found:
                 unchanged = p if finish == "params" else frameworks.constant(xp, -0.0, leaf.p.dtype, p)
                 outs = (xp.where(found["finite"], outs[0], unchanged),)
-            return (*outs, *stored)
+            # what is written over what others read comes last
+            new = dict(zip(formats, stored, strict=True))
+            if finish == "params":
+                kept = [value for name, value in new.items() if rule.kinds[name] == "copy"]
+                outs = tuple(frameworks.after(kept, list(outs)))
+            late = {name: value for name, value in new.items() if rule._marks[name].late}
+            new.update(zip(late, frameworks.after(list(outs), list(late.values())), strict=True))
+            return (*outs, *new.values())
 
         arrays = [leaf.p, leaf.g, leaf.words, *leaf.extras, *(leaf.state[name] for name in formats)]
+        arrays = frameworks.after(list(found.values()), arrays)  # what was measured has read the old values by then
         done = blocks.run(body, arrays)
         new = dict(leaf.state)
         new.update(zip(formats, done[outputs:], strict=True))

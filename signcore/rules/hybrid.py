@@ -115,7 +115,7 @@ class Hybrid(Calibrated):
 
     def measure_leaf(self, p: Any, g: Any, s: HybridState, h: Hyper) -> dict[str, Any]:
         g = flush(g)
-        return {"inner": (sign(ema(h.beta, s.m, g)), g), "square": (g, g)}
+        return {"inner": sign(ema(h.beta, s.m, g)) * g, "square": (g, g)}  # products with signs are exact
 
     def advance(self, found: dict[str, Any], s: HybridState, h: Hyper) -> tuple[dict[str, Any], dict[str, Any]]:
         seen, new = super().advance(found, s, h)

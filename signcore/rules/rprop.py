@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .. import checks
 from ..fields import Hyper, Number, number
-from ..marks import Mean, PerElement, PerLeaf, Shared
+from ..marks import Late, Mean, PerElement, PerLeaf, Shared
 from ..ops import descent, flush, product, sign, where
 from ..rule import Rule
 
@@ -18,7 +18,7 @@ class RpropMessage(NamedTuple):
 
 class RpropState(NamedTuple):
     step: Shared  # int32, steps done
-    prev: PerElement  # state dtype, sign of the gradient before; 0 at first and after a turn
+    prev: Late  # state dtype, sign of the gradient before; 0 at first and after a turn
     size: PerElement  # state dtype, the step sizes; 0 until first used
     started: PerLeaf  # int32, 1 once the leaf has step sizes
 
