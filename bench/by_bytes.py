@@ -17,29 +17,42 @@ SIZE, QUICK = 4_000_000, 40_000
 
 
 class Row(NamedTuple):
-    """A rule as it is raced, and what it is held to: a multiple of Signum's time, plus a multiple of another's."""
+    """A rule as it is raced, and what it is held to: a multiple of Signum's time, plus multiples of others'."""
 
     name: str
     options: dict[str, Any]
-    beside: str | None = None  # "generator" or "norm1"
+    beside: tuple[str, ...] = ()  # "generator", and exact sums by their kind
     allowed: float = 1.15
     by_bytes: bool = True  # whether Signum's time is scaled
 
 
-# A rule that is not listed runs with its defaults, held to the bytes alone.
+SUMS: dict[Any, Callable[[Any], Any]] = {
+    "sum": sc.sums.exact_sum,
+    "dot": lambda g: sc.sums.exact_dot(g, g),
+    "norm1": sc.sums.norm1,
+    "norm2": sc.sums.norm2,
+}
+FACTOR = 1.2  # of the generator's or a sum's time
+
+
+def _unlisted(name: str) -> Row:
+    kinds = [partial.kind for partial in sc.rule(name, lr=1e-3).partials.values()]
+    return Row(name, {}, tuple(kind for kind in kinds if kind in SUMS))
+
+
+# A rule that is not listed runs with its defaults, held to the bytes and to what ALIAS may take for each exact sum.
 ROWS = {
     "alias": [
-        Row("alias", {}, "norm1", 1.0, by_bytes=False),
-        Row("alias", {"update_gap": 10}, None, 2.0, by_bytes=False),
+        Row("alias", {}, ("norm1",), 1.0, by_bytes=False),
+        Row("alias", {"update_gap": 10}, (), 2.0, by_bytes=False),
     ],
     # measuring until the switch, elementwise after it
-    "hybrid": [Row("hybrid", {}), Row("hybrid", {"switch_step": 1})],
-    "ssdm": [Row("ssdm", {}, "generator", 1.0, by_bytes=False)],
-    "dithered_signum": [Row("dithered_signum", {}, "generator", 1.0, by_bytes=False)],
-    "noisy_signsgd": [Row("noisy_signsgd", {}, "generator", 1.0, by_bytes=False)],
-    "stosignsgd": [Row("stosignsgd", {}, "generator", 1.0, by_bytes=False)],
+    "hybrid": [_unlisted("hybrid"), Row("hybrid", {"switch_step": 1})],
+    "ssdm": [Row("ssdm", {}, ("generator",), 1.0, by_bytes=False)],
+    "dithered_signum": [Row("dithered_signum", {}, ("generator",), 1.0, by_bytes=False)],
+    "noisy_signsgd": [Row("noisy_signsgd", {}, ("generator",), 1.0, by_bytes=False)],
+    "stosignsgd": [Row("stosignsgd", {}, ("generator",), 1.0, by_bytes=False)],
 }
-FACTOR = 1.2  # of the generator's or the norm's time
 
 
 def moved(rule: sc.Rule) -> float:
@@ -73,7 +86,7 @@ def _called(function: Callable[[Any], Any]) -> Callable[[Any], object]:
 def rows() -> Iterator[tuple[Row, sc.Rule]]:
     """What is raced; a rule that calls back is not, because its time is the caller's."""
     for name in sc.rules():
-        for row in ROWS.get(name, [Row(name, {})]):
+        for row in ROWS.get(name) or [_unlisted(name)]:
             rule = sc.rule(name, lr=1e-3, **row.options)
             if not rule.needs & {"value_fn", "grad_fn"}:
                 yield row, rule
@@ -84,14 +97,18 @@ def run(seconds: float, patience: float, quick: bool) -> Iterator[dict[str, Any]
     size = QUICK if quick else SIZE
     grads = [jnp.asarray(np.random.default_rng(seed).standard_normal(size, np.float32)) for seed in (1, 2, 3)]
     key = jax.random.key(0)
+
+    def words(grads: Any) -> Any:
+        return jax.random.bits(key, (size,))
+
     base = sc.rule("signum", lr=1e-3)
     for row, rule in rows():
         entered = [
             Contestant("rule", "jit", True, _step(rule, size)),
             Contestant("signum", "jit", False, _step(base, size)),
-            Contestant("generator", "jit", False, _called(lambda g: jax.random.bits(key, (size,)))),
-            Contestant("norm1", "jit", False, _called(sc.sums.norm1)),
         ]
+        for label in dict.fromkeys(row.beside):
+            entered.append(Contestant(label, "jit", False, _called(SUMS.get(label, words))))
         found = {each.label: each for each in start(entered, grads[0], patience)}
         if set(found) != {each.label for each in entered}:
             yield {"by_bytes": row.name, "options": row.options, "late": True}
@@ -101,8 +118,8 @@ def run(seconds: float, patience: float, quick: bool) -> Iterator[dict[str, Any]
         scale = moved(rule) / moved(base) if row.by_bytes else 1.0
         times = {label: _means(each.times, cycle) for label, each in found.items()}
         bound = [
-            row.allowed * scale * s + (FACTOR * other if row.beside else 0.0)
-            for s, other in zip(times["signum"], times[row.beside or "norm1"], strict=True)
+            row.allowed * scale * base + FACTOR * sum(others)
+            for base, *others in zip(times["signum"], *(times[label] for label in row.beside), strict=True)
         ]
         ratios = [mine / most for mine, most in zip(times["rule"], bound, strict=True)]
         yield {
@@ -122,4 +139,4 @@ def _means(times: list[float], cycle: int) -> list[float]:
 
 def _text(row: Row, scale: float) -> str:
     base = f"{row.allowed:g} x {scale:g} x Signum"
-    return f"{base} + {FACTOR:g} x {row.beside}" if row.beside else base
+    return " + ".join([base, *(f"{FACTOR:g} x {label}" for label in row.beside)])

@@ -12,6 +12,8 @@ from .compare import versions
 from .worker import Job, each, start
 from .workloads import NAMES
 
+PARTS = 3  # of a long job, so that no core idles while the last one runs
+
 
 @dataclass
 class Results:
@@ -83,7 +85,7 @@ class Results:
 
 
 def jobs(backends: Iterable[Backend], plan: Plan) -> list[Job]:
-    """One job per group; JAX's float64 is a job of its own, with x64 on."""
+    """One job per group; JAX's float64 is a job of its own, with x64 on, and long jobs are cut in parts, by rules."""
     found: dict[tuple[str, bool], Job] = {}
     for backend in backends:
         for dtype in plan.dtypes_of(backend):
@@ -92,7 +94,12 @@ def jobs(backends: Iterable[Backend], plan: Plan) -> list[Job]:
             for key, name in (("backends", backend.name), ("dtypes", dtype)):
                 if name not in job[key]:
                     job[key].append(name)
-    return sorted(found.values(), key=lambda job: is_short(job["backends"]))
+    parts: list[Job] = []
+    for job in found.values():
+        count = 1 if plan.quick or is_short(job["backends"]) else PARTS
+        rules = [plan.rules[k::count] for k in range(count)]
+        parts += [Job({**job, "plan": plan._replace(rules=some)}) for some in rules if some]
+    return sorted(parts, key=lambda job: is_short(job["backends"]))
 
 
 def names_in(text: str) -> list[str]:
@@ -119,7 +126,7 @@ def cells_expected(backends: Iterable[Backend], plan: Plan) -> int:
     total = 0
     for job in jobs(backends, plan):
         for backend in (b for b in BACKENDS if b.name in job["backends"]):
-            for rule in plan.rules:
+            for rule in job["plan"].rules:
                 total += sum(wanted(t, backend, plan) for dtype in job["dtypes"] for t in tasks(rule, dtype, plan))
                 mixes = rule in plan.rules_of(backend) and mixed_dtypes(backend, plan, tuple(job["dtypes"]))
                 total += bool(mixes)
