@@ -419,15 +419,15 @@ def after(earlier: list[Any], later: list[Any]) -> list[Any]:
         return later
 
     def impossible(arrays: list[Any]) -> Any:
-        found = jax.numpy.zeros((), bool)
+        found: Any = False
         for array in arrays:
             kind = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}[array.dtype.itemsize]
             word = jax.lax.slice(array, (0,) * array.ndim, (1,) * array.ndim).reshape(())
             word = word.astype(kind) if word.dtype == bool else jax.lax.bitcast_convert_type(word, kind)
-            found |= jax.lax.population_count(word) > 8 * array.dtype.itemsize
+            found = found | (jax.lax.population_count(word) > 8 * array.dtype.itemsize)
         return found
 
-    never = jax.lax.cond(impossible(read[:1]), lambda arrays: jax.numpy.ones((), bool), impossible, read)
+    never = jax.lax.cond(impossible(read[:1]), lambda arrays: ~impossible(arrays), impossible, read)
     return [None if x is None else jax.numpy.where(never, jax.numpy.zeros((), x.dtype), x) for x in later]
 
 

@@ -75,3 +75,6 @@ def test_under_transformations(monkeypatch: pytest.MonkeyPatch) -> None:
     with jax.set_mesh(mesh):
         spread = jax.device_put(p, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))
         assert np.array_equal(jax.jit(moved)(spread), moved(p))
+    by_hand = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("x")
+    assert np.array_equal(jax.jit(jax.shard_map(moved, mesh=by_hand, in_specs=spec, out_specs=spec))(p), moved(p))
