@@ -69,8 +69,8 @@ class Backend:
         Whether another backend runs the same code on the same processor: quick runs give it the rules that stand for
         the others (`golden.representatives`), usual ones no options.
     costly : bool
-        Whether compilations, or a dispatch per operation, take most of the time: only ``--full`` runs the large leaf,
-        the network, and what else costs compilations.
+        Whether compilations, or a dispatch per operation, take most of the time: only ``--full`` runs the large leaf
+        and the network, in float32, and what else costs compilations.
     jits_network : bool
         Whether the network's thousand operations are jitted though the rules are not: one by one, JAX takes six times
         as long for them as for most rules.

@@ -39,9 +39,13 @@ class Plan(NamedTuple):
         few = self.quick and backend.secondary and self.rules == tuple(sc.rules())
         return tuple(golden.representatives()) if few else self.rules
 
-    def workloads_of(self, backend: Backend) -> tuple[str, ...]:
+    def whole(self, backend: Backend, dtype: str) -> bool:
+        """Whether a backend runs the large leaf and the network in a dtype: with ``--full`` all do in float32."""
+        return not backend.costly or (self.full and dtype == "float32")
+
+    def workloads_of(self, backend: Backend, dtype: str) -> tuple[str, ...]:
         """Under which workloads."""
-        few = not self.full and (backend.costly or backend.secondary)
+        few = not self.whole(backend, dtype) or (backend.secondary and not self.full)
         return tuple(name for name in self.workloads if not (few and name == "digits"))
 
     def mixes(self, backend: Backend) -> bool:
@@ -50,7 +54,7 @@ class Plan(NamedTuple):
 
     def large_of(self, backend: Backend, task: Task) -> int:
         """Elements of the large leaf, or which smaller tree: for options, and where each leaf costs a compilation."""
-        if self.full or not backend.costly:
+        if self.whole(backend, task.dtype):
             return self.large if task.is_main else SMALL
         stands_beside = backend.secondary and (self.quick or not backend.traced)
         return TWO if stands_beside or (task.dtype != "float32" and not self.quick) else SMALL
@@ -104,7 +108,7 @@ def wanted(task: Task, backend: Backend, plan: Plan) -> bool:
     """
     if task.dtype not in plan.dtypes_of(backend) or task.rule.state_dtype not in (None, *backend.dtypes):
         return False
-    if task.workload not in plan.workloads_of(backend) or task.rule.name not in plan.rules_of(backend):
+    if task.workload not in plan.workloads_of(backend, task.dtype) or task.rule.name not in plan.rules_of(backend):
         return False
     if task.is_main:
         return True

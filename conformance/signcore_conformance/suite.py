@@ -37,7 +37,7 @@ class Results:
                 if rule not in self.plan.rules_of(backend):
                     continue
                 dtypes = self.plan.dtypes_of(backend)
-                must = [(dtype, workload) for dtype in dtypes for workload in self.plan.workloads_of(backend)]
+                must = [(dtype, workload) for dtype in dtypes for workload in self.plan.workloads_of(backend, dtype)]
                 for dtype, workload in must + [("mixed", "mixed")] * self.plan.mixes(backend):
                     found = words.get((rule, backend.name, dtype, workload), 0)
                     if found < MINIMUM:

@@ -130,8 +130,9 @@ def test_only_full_runs_give_costly_backends_the_large_leaf() -> None:
         assert plan.large_of(backends["numpy"], cells.Task(rule, "float32", "random")) == 500
         assert plan.large_of(backends["jax-jit"], cells.Task(rule, "float32", "random")) == (500 if full else 0)
         assert plan.large_of(backends["jax"], cells.Task(rule, "float32", "random")) == (500 if full else -1)
-        assert plan.large_of(backends["jax"], cells.Task(rule, "float64", "random")) == (500 if full else workloads.TWO)
-        assert ("digits" in plan.workloads_of(backends["torch-compile"])) == full
+        assert plan.large_of(backends["jax"], cells.Task(rule, "float64", "random")) == workloads.TWO
+        assert ("digits" in plan.workloads_of(backends["torch-compile"], "float32")) == full
+        assert "digits" not in plan.workloads_of(backends["torch-compile"], "float16")
 
 
 def test_the_command_passes_and_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
