@@ -7,6 +7,8 @@ from typing import Any
 
 from signcore import Rule, checkpoint
 
+from .forms import Form
+
 Path = str | os.PathLike[str]
 
 
@@ -35,8 +37,8 @@ def resumed(path: Path | None, rule: Rule, params: Any, state: Any) -> tuple[int
         return int(saved.extra.get("steps", found.state.step)), found.params, found.state
 
 
-def write(path: Path | None, rule: Rule, step: int, params: Any, state: Any) -> int:
+def write(path: Path | None, rule: Rule, step: int, form: Form) -> int:
     """Write a checkpoint, if one is wanted, with the steps done: the state's counter leaves skipped steps out."""
     if path is not None:
-        checkpoint.save(path, rule, params, state, extra={"steps": step})
+        checkpoint.save(path, rule, form.params, form.state, extra={"steps": step})
     return step

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from signcore import Rule
+
+from .forms import Form
+
+Grads = Callable[[Any, int], Any] | Iterable[Any]
+END = object()  # what comes after the last gradients
 
 
 def check(rule: Any, grad_fn: Any, steps: Any, every: Any) -> None:
@@ -36,17 +41,25 @@ def steps_done(state: Any, start: int | None) -> int:
         ) from error
 
 
-def inputs(rule: Rule, params: Any, state: Any, step: int, grad_fn: Any, value_fn: Any) -> dict[str, Any]:
+def inputs(rule: Rule, form: Form, step: int, grad_fn: Any, value_fn: Any) -> dict[str, Any]:
     """`value`, `value_fn` and `grad_fn` of one step, as far as its rule needs them and they were given.
 
     The loss is evaluated where the rule asks for it in a step from this state, or where that cannot be told without
     waiting for the device.
     """
     made: dict[str, Any] = {}
-    if "value" in rule.needs and value_fn is not None and rule.asks("value", state):
-        made["value"] = value_fn(params, step)
+    if "value" in rule.needs and value_fn is not None and rule.asks("value", form.state):
+        made["value"] = value_fn(form.params, step)
     if "value_fn" in rule.needs and value_fn is not None:
         made["value_fn"] = lambda at: value_fn(at, step)
     if "grad_fn" in rule.needs and callable(grad_fn):
         made["grad_fn"] = lambda at: grad_fn(at, step)
     return made
+
+
+def gradients_of(grad_fn: Grads) -> Callable[[Any, int], Any]:
+    """A function of (params, step) that gives the next gradients, or `END`."""
+    if callable(grad_fn):
+        return grad_fn
+    iterator: Iterator[Any] = iter(grad_fn)
+    return lambda params, step: next(iterator, END)

@@ -14,7 +14,7 @@ from rich.progress import Progress
 import signcore as sc
 from signcore import checks
 
-from . import report
+from . import launches, report
 from .backends import ALL, BACKENDS
 from .cells import Cell, Plan
 from .suite import Results, cells_expected, choose, execute, names_in
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "Subcommands: demo (train on digits everywhere), primitives (each one against an oracle and on every backend), "
         "fuzz (random programs over the primitives), "
         "relay (a run that changes backend through checkpoint files), "
-        "gpu (the suite on the devices of this machine).",
+        "gpu (the suite on the devices of this machine, and the launches of a step of the CuPy loop).",
     )
     parser.add_argument("--json", metavar="FILE", help="write all results to FILE")
     parser.add_argument("--rules", type=names_in, default=sc.rules(), help="comma-separated; default: all")
@@ -104,8 +104,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     results = suite(plan, options.backends, console)
     report.show(results, console)
+    counted = {"launches": launches_of(results)} if on_gpu else {}
+    for found in filter(None, counted.values()):
+        console.print(launches.described(found), highlight=False, soft_wrap=True)
     if options.json:
-        Path(options.json).write_text(json.dumps(results.as_json(), indent=1) + "\n")
+        Path(options.json).write_text(json.dumps(results.as_json() | counted, indent=1) + "\n")
     if options.guarantees:
         _insert(Path(options.guarantees), report.guarantees(results))
     return 0 if results.passed else 1
@@ -120,6 +123,12 @@ def _any_device(names: list[str], console: Console) -> bool:
         console.print(f"not run: {name} ({reason})", highlight=False, soft_wrap=True)
     console.print(f"FAILED: none of {', '.join(DEVICES)} can run here", highlight=False, soft_wrap=True)
     return False
+
+
+def launches_of(results: Results) -> dict[str, dict[str, int]]:
+    """Operations per step of the CuPy loop, where CuPy ran."""
+    cupy = [backend for backend in results.backends if backend.name == "cupy"]
+    return launches.report(cupy[0].to, results.plan.rules) if cupy else {}
 
 
 BEGIN, END = "<!-- guarantees: generated -->\n", "<!-- /guarantees -->"

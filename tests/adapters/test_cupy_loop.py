@@ -234,7 +234,7 @@ def test_ctrl_c_leaves_what_can_be_resumed(monkeypatch, where):
 
         monkeypatch.setattr(type(rule), "message_leaf", breaking)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        signcore_cupy.run(rule, params, stopping, STEPS, callback=callback)
+        signcore_cupy.run(rule, params, stopping, STEPS, callback=callback, foreach=False)
     monkeypatch.undo()
     reached = stopped.value
     assert isinstance(reached, signcore_cupy.Interrupted)
