@@ -100,6 +100,7 @@ def measured(
     due = rule.due(work.state) if first else None
     if due is None:
         return compute()
+    work.make_numbers()
     none = {name: stacked([nothing(how.kind, work.wide, xp, work.like)] * count) for name, how in names.items()}
     found: dict[str, Any] = frameworks.only_if(due, compute, none)
     return found

@@ -173,6 +173,12 @@ class Work:
             self.hypers[compute, decayed] = h
         return self.hypers[compute, decayed]
 
+    def make_numbers(self) -> None:
+        """Make the numbers of every leaf: what is traced inside of a conditional cannot be used outside of it."""
+        for p, g, decayed in zip(self.leaves, self.grads, self.decayed, strict=True):
+            if p.value is not None and g.value is not None:
+                self.hyper(_compute_of(p.value), bool(decayed))
+
     def advance(self) -> None:
         """From the scalars that were measured: those that the leaves see, and those of the next state."""
         rule, xp = self.rule, frameworks.namespace(self.like)

@@ -21,6 +21,7 @@ PACKAGES = {
     "signcore_torch": "adapters",
     "signcore_optax": "adapters",
     "signcore_cupy": "adapters",
+    "signcore_keras": "adapters",
     "signcore_conformance": "conformance",
 }
 

@@ -12,7 +12,7 @@ from signcore import Rule
 from signcore.marks import WHOLE
 
 from .decay import decay_mask, require_params
-from .leaves import Shape, flatten
+from .leaves import Shape, as_array, flatten
 from .mixed import beside_params, in_dtype_of, one_dtype, refuse_trials, stand_ins
 from .placement import beside
 
@@ -93,6 +93,7 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
         if params is not None:
             ps = shape.leaves_of("params", params)
             decayed = decay_mask(mask, shape, params) if rule.needs_params else None
+        whole = {name: as_array(getattr(state, name)) for name, kind in kinds.items() if kind in WHOLE}
         columns = _columns(state, shape, kinds)
         if ps is None:
             require_params(rule)
@@ -104,9 +105,7 @@ def from_rule(rule: Rule, *, mask: Any = None) -> optax.GradientTransformationEx
         delta, new = rule.delta(
             shape.named([p for p, _ in pairs]),
             shape.named([g for _, g in pairs]),
-            state._replace(
-                step=jnp.asarray(state.step), **{name: shape.named(column) for name, column in columns.items()}
-            ),
+            state._replace(**whole, **{name: shape.named(column) for name, column in columns.items()}),
             decay_mask=decayed,
             value=value,
             value_fn=None if value_fn is None else lambda named: value_fn(shape.build(named)),

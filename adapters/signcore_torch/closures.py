@@ -11,6 +11,8 @@ import torch
 from signcore import Rule
 from signcore.frameworks import without_history
 
+from .sharded import local
+
 
 def inputs(rule: Rule, param_groups: list[dict[str, Any]], i: int, closure: Any, loss: Any) -> Mapping[str, Any]:
     """`value`, `value_fn` and `grad_fn` of a step of group `i`, as far as its rule needs them.
@@ -45,7 +47,7 @@ def _evaluated(
     """
     with _moved(params, values, others), torch.enable_grad():
         loss = closure()
-        grads = [None if value is None else p.grad for p, value in zip(params, values, strict=True)]
+        grads = [None if value is None else local(p.grad) for p, value in zip(params, values, strict=True)]
     if loss is None:
         raise TypeError("`closure` returned None, and the rule needs the loss; return it")
     return without_history(loss), grads
@@ -61,7 +63,7 @@ def _moved(params: list[torch.Tensor], values: list[Any], others: list[torch.Ten
                 p.grad = None  # new tensors will be made, so that the old gradients stay what they were
             for p, value in zip(params, values, strict=True):
                 if value is not None:
-                    p.copy_(value)
+                    local(p).copy_(value)
         yield
     finally:
         with torch.no_grad():

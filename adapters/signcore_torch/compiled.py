@@ -13,7 +13,7 @@ from signcore import Rule, checks
 from signcore.frameworks import without_history
 from signcore.walk import check_hyper
 
-from . import groups, steps
+from . import groups, sharded, steps
 
 # inductor inlines every value that is used twice into each use, up to 30 operations: without the lower limit a long
 # chain like an arcsine's takes minutes to compile. The option moves no rounding.
@@ -41,6 +41,7 @@ class Compiled:
         hypers, values = [], []
         for i, (rule, group) in enumerate(zip(rules, param_groups, strict=True)):
             refuse_closures(rule)
+            sharded.refuse(group["params"], "compile=True")
             device = next((p.device for p in group["params"]), torch.device("cpu"))
             hypers.append(self._filled(i, rule, group, names, device))
             if "value" in rule.needs:

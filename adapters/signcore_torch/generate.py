@@ -18,7 +18,8 @@ _PARAMS = """params : iterable
     Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
     the hyperparameters below."""
 _PER_GROUP = """
-    What this rule measures "over all parameters", it measures over those of each group by itself."""
+    What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+    shards, where they are DTensors."""
 _EXAMPLE = """Examples
 --------
 >>> import torch, signcore_torch

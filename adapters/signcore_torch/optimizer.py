@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
-from signcore import Rule
-from signcore.marks import WHOLE, marks
+from signcore.marks import marks
 
-from . import closures, groups, options, state, steps
-from .saving import Restorable
+from . import closures, groups, steps
+from .collecting import Collecting
 
 
-class SignOptimizer(Restorable):
+class SignOptimizer(Collecting):
     """Base of the optimizers of this package; use its subclasses, or `from_rule`.
 
     A parameter group is one functional state of the rule: its step counter counts the steps in which any
@@ -25,11 +24,24 @@ class SignOptimizer(Restorable):
     ``nonfinite="skip"`` skips the groups that hold a bad gradient and steps the others: pass one group where that
     matters.
 
+    A first step without a closure, in which the learning rate and all gradients are 0, makes the states and is not
+    counted: torch.distributed.checkpoint takes it where there are no states yet.
+
     Notes
     -----
     ``torch.compile(optimizer.step, fullgraph=True)`` gives the same bits. A number that changes compiles once
     more, one in a tensor never; neither is checked while compiled. Formulas as long as an arcsine compile
     several times faster with ``options={"realize_opcount_threshold": 8}``.
+
+    On several processes, of the same gradients everywhere (DistributedDataParallel averages them), every process
+    computes the same bits. Of DTensors (FSDP2, whose ranks hold shards) each rank computes its own elements, with the
+    bits and the noise of one process that holds everything: the whole tree is then all shards of the group's
+    parameters, over which what a rule measures is merged exactly. State with a value per element is of DTensors with
+    the placements of the parameters; the rest is the same on every rank. A step waits for a small all-reduce, so that a
+    gradient that is missing on some ranks is an error on all. Packed bits belong to the number of ranks that they were
+    saved with. A closure must return the loss of all ranks together: DTensors' ranks compare theirs, but replicas do
+    not know of each other and part. Under ZeroRedundancyOptimizer the whole tree is the rank's part of a group,
+    and noise is keyed by the place in that part, so a rule that measures or draws takes other steps there than without.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -89,6 +101,9 @@ class SignOptimizer(Restorable):
             return loss
         self._joining = []
         try:
+            if closure is None and self._only_makes_states():
+                self._jobs()
+                return None
             self._step(closure, loss)
         except BaseException:
             for p in self._joining:
@@ -100,13 +115,7 @@ class SignOptimizer(Restorable):
 
     def _step(self, closure: Any, loss: Any) -> None:
         """All groups are computed before anything is written, so an error changes nothing."""
-        jobs: list[tuple[list[Any], list[Any], dict[str, list[Any]]]] = []
-        for i, group in enumerate(self.param_groups):
-            params: list[Any] = []
-            grads: list[Any] = []
-            columns: dict[str, list[Any]] = {name: [] for name in self.kinds}
-            self._init_group(group, i, params, grads, *columns.values())
-            jobs.append((params, grads, columns))
+        jobs = self._jobs()
         if self.defaults["compile"] and not torch.compiler.is_compiling():
             self._compiled.step(self._rules, self.param_groups, self.numbers, jobs, loss)
             return
@@ -117,34 +126,13 @@ class SignOptimizer(Restorable):
         for i, ((params, _, columns), (new, after)) in enumerate(zip(jobs, results, strict=True)):
             steps.write(self._rules[i], params, columns, new, after)
 
-    def _init_group(
-        self, group: dict[str, Any], i: int, params: list[Any], grads: list[Any], *columns: list[Any]
-    ) -> None:
-        """Append what the step of a group needs, None for parameters without a gradient.
-
-        torch.compile knows this name: it runs the method as it is, outside of the graph that it traces, and
-        takes what was appended as the graph's inputs.
-        """
-        names = groups.names_of(self.param_groups, i)
-        options.check_capture(group)
-        groups.check_grads(group["params"], names)
-        rule = self._rule_of(group, i)
-        self._joining += state.join(rule, group["params"], names, self.state)
-        for p in group["params"]:
-            saved = self.state.get(p)
-            active = p.grad is not None
-            params.append(p if active else None)
-            grads.append(p.grad)
-            for name, column in zip(self.kinds, columns, strict=True):
-                kind = rule.kinds.get(name)
-                if kind not in WHOLE:
-                    column.append(saved.get(name) if saved and active and kind else None)
-                elif saved:
-                    column.append(saved[name])
-
-    def _rule_of(self, group: dict[str, Any], i: int) -> Rule:
-        """The rule of a group, made anew when one of its static options has changed."""
-        if i >= len(self._rules) or not groups.describes(self._rules[i], group, self.options):
-            self._rules[i:] = [groups.rule_of(self.rule_class, group)]
-            state.recast(self._rules[i], group["params"], self.state)
-        return self._rules[i]
+    def _jobs(self) -> list[tuple[list[Any], list[Any], dict[str, list[Any]]]]:
+        """Parameters, gradients and columns of the state of every group."""
+        jobs: list[tuple[list[Any], list[Any], dict[str, list[Any]]]] = []
+        for i, group in enumerate(self.param_groups):
+            params: list[Any] = []
+            grads: list[Any] = []
+            columns: dict[str, list[Any]] = {name: [] for name in self.kinds}
+            self._init_group(group, i, params, grads, *columns.values())
+            jobs.append((params, grads, columns))
+        return jobs

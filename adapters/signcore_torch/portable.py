@@ -12,7 +12,7 @@ from signcore.checkpoint import Checkpoint
 from signcore.marks import WHOLE
 from signcore.tree import Leaf, flatten
 
-from . import groups
+from . import groups, sharded
 from .optimizer import SignOptimizer
 
 
@@ -31,6 +31,11 @@ def export(optimizer: SignOptimizer) -> Checkpoint:
         parameters; without names, by the index over all groups. A parameter that never had a gradient has its first
         state. Lists, with an entry per group, where there are several groups.
 
+    Raises
+    ------
+    ValueError
+        The parameters are DTensors.
+
     Examples
     --------
     >>> import torch, signcore as sc, signcore_torch
@@ -45,6 +50,7 @@ def export(optimizer: SignOptimizer) -> Checkpoint:
 def _exported(optimizer: SignOptimizer, i: int) -> Checkpoint:
     group, names = optimizer.param_groups[i], groups.names_of(optimizer.param_groups, i)
     checks.distinct("names", names, len(names))
+    sharded.refuse(group["params"], "a file of whole arrays", "save and load by torch.distributed.checkpoint")
     rule = groups.rule_of(optimizer.rule_class, group)
     params = {name: p.detach() for name, p in zip(names, group["params"], strict=True)}
     fresh = rule.init(params)

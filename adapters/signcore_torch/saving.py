@@ -15,7 +15,7 @@ import torch
 from signcore import Rule
 from signcore.marks import WHOLE
 
-from . import form, groups, options
+from . import form, groups, options, sharded
 from .compiled import Compiled
 from .form import place
 
@@ -85,20 +85,23 @@ def pack(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[s
         rule = groups.rule_of(optimizer.rule_class, {**optimizer.defaults, **saved})
         shared: dict[str, Any] = {}
         joined = [(p, key) for p, key in zip(group["params"], saved["params"], strict=True) if packed.get(key)]
-        fresh = rule.init([p.detach().to("meta") for p, _ in joined])
+        fresh = rule.init([sharded.local(p.detach()).to("meta") for p, _ in joined])
         for j, (p, key) in enumerate(joined):
             own = state_dict["state"][key]
             check_fields(own, list(rule.kinds), optimizer.kinds, key)
             packed[key] = {}
             for name, kind in rule.kinds.items():
                 like = getattr(fresh, name) if kind in WHOLE else getattr(fresh, name)[j]
-                value = fitted(own[name], like, p.device, place("state", key, name))
-                packed[key][name] = Packed(value)
-                words = repr(value.tolist())  # NaN is the same as NaN
-                if kind in WHOLE and shared.setdefault(name, words) != words:
+                where = place("state", key, name)
+                own_part = sharded.saved_part(own[name], p, kind, where)
+                packed[key][name] = Packed(sharded.laid_out(fitted(own_part, like, p.device, where), p, kind))
+                if kind not in WHOLE:
+                    continue
+                words = repr(packed[key][name].tensor.tolist())  # NaN is the same as NaN
+                if shared.setdefault(name, words) != words:
                     raise ValueError(
-                        f"{place('state', key, name)} is {words}, that of another parameter of the group "
-                        f"{shared[name]}; nothing was loaded: the parameters of a group share one value"
+                        f"{where} is {words}, that of another parameter of the group {shared[name]}; nothing was "
+                        f"loaded: the parameters of a group share one value"
                     )
     return {**state_dict, "state": packed}
 

@@ -14,6 +14,8 @@ from signcore import Rule, checks, frameworks, ops
 from signcore.marks import WHOLE
 from signcore.walk import state_format
 
+from .sharded import laid_out, local
+
 States = dict[torch.Tensor, dict[str, Any]]  # an optimizer's `state`
 
 
@@ -30,7 +32,7 @@ def join(rule: Rule, params: list[torch.Tensor], names: list[str], states: State
     if not lacking:
         return []
     checks.distinct("names", [names[j] for j in lacking], len(lacking))
-    fresh = rule.init({names[j]: params[j] for j in lacking})  # a dict, so that messages have the names
+    fresh = rule.init({names[j]: local(params[j]) for j in lacking})  # a dict, so that messages have the names
     before = next((states[p] for p in params if states.get(p)), {})
     joining = [params[j] for j in lacking if not states.get(params[j])]
     for j in lacking:
@@ -39,7 +41,7 @@ def join(rule: Rule, params: list[torch.Tensor], names: list[str], states: State
             if rule.kinds[name] in WHOLE:
                 own.setdefault(name, before.get(name, getattr(fresh, name)).clone())
             else:
-                own.setdefault(name, getattr(fresh, name)[names[j]])
+                own.setdefault(name, laid_out(getattr(fresh, name)[names[j]], params[j], rule.kinds[name]))
     return joining
 
 
@@ -48,7 +50,7 @@ def recast(rule: Rule, params: list[torch.Tensor], states: States) -> None:
     for p in params:
         if not states.get(p):
             continue
-        fmt, dtype = state_format(rule, frameworks.namespace(p), p)
+        fmt, dtype = state_format(rule, frameworks.namespace(local(p)), p)
         for name, kind in rule.kinds.items():
             if kind == "element" and name in states[p] and states[p][name].dtype != dtype:
-                states[p][name] = ops.narrow(ops.widen(states[p][name]), dtype, fmt)
+                states[p][name] = laid_out(ops.narrow(ops.widen(local(states[p][name])), dtype, fmt), p, kind)

@@ -11,7 +11,7 @@ from signcore import Rule
 from signcore.marks import WHOLE
 from signcore.walk import check_hyper
 
-from . import groups, joined
+from . import groups, joined, meshes, sharded, shards
 
 Columns = Mapping[str, list[Any]]  # field of the state to its tensors, in the order of the parameters
 
@@ -43,6 +43,11 @@ def compute(
     `Rule.step` prevents.
     """
     group = param_groups[i]
+    apart = any(sharded.is_sharded(p) for p in group["params"])
+    if apart:
+        if torch.compiler.is_compiling():
+            sharded.refuse(group["params"], "torch.compile")
+        meshes.check_presence(group["params"], groups.names_of(param_groups, i))
     device = next((p.device for p in params if p is not None), None)
     if device is None:
         return [], None
@@ -56,6 +61,8 @@ def compute(
             check_hyper(rule, hyper)
             hyper = {name: groups.traced(value, device) for name, value in hyper.items()}
         try:
+            if apart:
+                return shards.step(rule, group["params"], params, grads, old, hyper, inputs)
             if group["foreach"] and joined.fits(rule, params, grads, columns):
                 return joined.delta(rule, params, grads, old, hyper)
             new, after = rule.delta(params, grads, old, hyper=hyper, **inputs)

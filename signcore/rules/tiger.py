@@ -100,9 +100,9 @@ class Tiger(SignRule):
         return {name: p for name, p in super().partials.items() if self.scale_by_rms or name == "nonfinite"}
 
     @property
-    def needs_params(self) -> bool:
+    def reads_params(self) -> bool:
         """Also for the rms."""
-        return self.scale_by_rms or super().needs_params
+        return self.scale_by_rms or super().reads_params
 
     def measure_leaf(self, p: Any, g: Any, s: TigerState, h: Hyper) -> dict[str, Any]:
         return {"norm": p, "count": p}

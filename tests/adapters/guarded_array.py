@@ -113,8 +113,8 @@ def _elementwise(function):
     return lambda *args: GuardedArray(function(*map(_peer, args)))
 
 
-_WHOLE = ("reshape", "any", "all", "sum", "max", "zeros_like", "ones_like", "expand_dims", "flip")
-_ELEMENTWISE = ("abs", "sqrt", "log", "ceil", "isfinite", "minimum", "maximum", "clip")
+_WHOLE = ("reshape", "any", "all", "sum", "max", "zeros_like", "ones_like", "expand_dims", "flip", "broadcast_to")
+_ELEMENTWISE = ("abs", "sqrt", "log", "ceil", "floor", "isfinite", "minimum", "maximum", "clip")
 xp = SimpleNamespace(
     __name__="guarded",
     asarray=_asarray,

@@ -22,6 +22,7 @@ each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.rel
 def test_there_are_sources():
     assert {path.relative_to(ADAPTERS).parts[0] for path in SOURCES} == {
         "signcore_cupy",
+        "signcore_keras",
         "signcore_optax",
         "signcore_torch",
     }
