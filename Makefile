@@ -60,7 +60,7 @@ examples: $(STAMP)  ## run the examples, which train on small real data
 bench: $(STAMP)  ## measure the speed
 	$(RUN) bench/run.py
 
-stubs: $(STAMP)  ## write the .pyi files of the generated classes, and the README's table of rules
+stubs: $(STAMP)  ## write the .pyi files of the generated classes, the README's table of rules and docs/adapters.md
 	$(RUN) tools/make_stubs.py
 	$(RUN) tools/make_tables.py
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -77,10 +78,10 @@ def _hand_written(step: HandWritten, lr: float, shapes: list[Shape]) -> Step:
 # -- optimizers ----------------------------------------------------------------------------------------------
 
 
-def _optimizer(build: Callable[[Tensors], Any], shapes: list[Shape], compiled: bool = False) -> Step:
+def _optimizer(build: Callable[[Tensors], Any], shapes: list[Shape]) -> Step:
     params: Tensors = [torch.nn.Parameter(p) for p in arrays(shapes, 0)]
     optimizer = build(params)
-    step = torch.compile(optimizer.step) if compiled else optimizer.step
+    step = optimizer.step
 
     def with_gradients(grads: Tensors) -> None:
         for p, g in zip(params, grads, strict=True):
@@ -90,19 +91,20 @@ def _optimizer(build: Callable[[Tensors], Any], shapes: list[Shape], compiled: b
     return with_gradients
 
 
-def _published(name: str, lr: float) -> tuple[str, Callable[[Tensors], Any]] | None:
-    """The optimizer class that a user would take, if somebody publishes one for this rule."""
+def _published(name: str, lr: float) -> Iterator[tuple[str, Callable[[Tensors], Any]]]:
+    """The optimizer class that a user would take, if somebody publishes one for this rule; AdamW for the scale."""
     if name == "sgd":
-        return "torch.optim.SGD", lambda params: torch.optim.SGD(params, lr=lr)
+        yield "torch.optim.SGD", lambda params: torch.optim.SGD(params, lr=lr, foreach=True)
+    yield "torch.optim.AdamW", lambda params: torch.optim.AdamW(params, lr=lr, foreach=True)
     if not find_spec("pytorch_optimizer"):
-        return None
+        return
     import pytorch_optimizer as published
 
-    return {
-        "signsgd": ("pytorch-optimizer SignSGD", lambda params: published.SignSGD(params, lr=lr, momentum=0.0)),
-        "signum": ("pytorch-optimizer SignSGD", lambda params: published.SignSGD(params, lr=lr, momentum=0.9)),
-        "lion": ("pytorch-optimizer Lion", lambda params: published.Lion(params, lr=lr)),
-    }.get(name)
+    if name in {"signsgd", "signum"}:
+        momentum = 0.9 if name == "signum" else 0.0
+        yield "pytorch-optimizer SignSGD", lambda params: published.SignSGD(params, lr=lr, momentum=momentum)
+    if name == "lion":
+        yield "pytorch-optimizer Lion", lambda params: published.Lion(params, lr=lr)
 
 
 # -- ours ----------------------------------------------------------------------------------------------------
@@ -144,11 +146,12 @@ def _ours(rule: sc.Rule, shapes: list[Shape]) -> Iterator[Contestant]:
     if len(shapes) == 1:  # it compiles as long as the adapter, which on 150 tensors takes minutes
         yield Contestant("core", "compiled", True, _core_compiled(rule, shapes))
 
-    def build(params: Tensors) -> Any:
-        return signcore_torch.from_rule(params, rule)
+    def run_as(**how: bool) -> Step:
+        return _optimizer(lambda params: signcore_torch.from_rule(params, rule, **how), shapes)
 
-    yield Contestant("adapter", "eager", True, _optimizer(build, shapes))
-    yield Contestant("adapter", "compiled", True, _optimizer(build, shapes, compiled=True))
+    yield Contestant("adapter", "eager", True, run_as())
+    yield Contestant("adapter, foreach=True", "eager", True, run_as(foreach=True))
+    yield Contestant("adapter, compile=True", "compiled", True, run_as(compile=True))
 
 
 def contestants(name: str, lr: float, shapes: list[Shape]) -> Iterator[Contestant]:
@@ -159,11 +162,10 @@ def contestants(name: str, lr: float, shapes: list[Shape]) -> Iterator[Contestan
         found.append(Contestant("hand-written foreach", "eager", False, _hand_written(hand, lr, shapes)))
         compiled = torch.compile(_hand_written(hand, lr, shapes))
         found.append(Contestant("hand-written, compiled", "compiled", False, compiled))
-    published = _published(name, lr)
-    if published:
-        label, build = published
+    for label, build in _published(name, lr):
         found.append(Contestant(label, "eager", False, _optimizer(build, shapes)))
     for contestant in found:
+        contestant.extra = functools.partial(_extra, contestant.step)
         if contestant.mode == "eager":
             contestant.traffic = functools.partial(_traffic, contestant.step)
     yield from found
@@ -208,3 +210,14 @@ def _traffic(step: Step, grads: Tensors) -> float:
     with torch.no_grad(), _Traffic() as traffic:
         step(grads)
     return traffic.total
+
+
+def _extra(step: Step, grads: Tensors) -> float:
+    """The most bytes that a step holds at a time beside those it found, as torch's allocator reports them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        step(grads)
+    recorder = seen.profiler
+    assert recorder is not None
+    events = [event for event in recorder.kineto_results.events() if event.name() == "[memory]"]
+    sums = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(sums, default=0)

@@ -28,12 +28,15 @@ each rule, `lr=1e-3`, three normally distributed gradients in turn.
 - **NumPy**: `rule.step` against the formula with NumPy operators (functional) and against the same with `out=`
   and scratch arrays that are kept (in-place). These two round as they like and know no subnormals.
 - **torch**: "core" is `rule.step` on lists of tensors, and compiled with its results written back to its inputs;
-  "adapter" is the optimizer's `step()`, eager and compiled. The peers: the step written by hand with
-  `torch._foreach_*`, eager and compiled, and the published optimizer class.
+  "adapter" is the optimizer's `step()` as it is built, with `foreach=True` and with `compile=True`. The peers: the
+  step written by hand with `torch._foreach_*`, eager and compiled, and the published optimizer class, in its
+  multi-tensor form; `torch.optim.AdamW` is no peer but a scale.
 - **JAX**: one jitted function that updates, applies the updates and donates parameters and state. "core" is
   `rule.delta`, and "adapter" the transformation of `signcore_optax`.
 - **Passes**: bytes that a step reads and writes, over the bytes of the parameters. torch eager: the operands of
   each dispatched operation; JAX: as XLA counts them after fusion. A signum step cannot do with fewer than 5.
+- **Peak extra** (torch): the most memory that a step holds at a time beside what it found, over the bytes of the
+  parameters, from the allocations and releases that torch's profiler records during one step.
 """
 
 BOUNDS = """\
@@ -106,7 +109,11 @@ def ratios(tables: list[Table], sets: dict[str, list[Shape]]) -> str:
 
 
 def times(tables: list[Table], sets: dict[str, list[Shape]]) -> str:
-    """A row per rule and contestant: seconds of the first call, milliseconds a step, passes over memory."""
+    """A row per rule and contestant: seconds of the first call, milliseconds a step, passes over memory.
+
+    Where a framework measures it (torch), also the most memory that a step holds beside what it found.
+    """
+    measured = any(each["extra"] is not None for table in tables for each in table["contestants"])
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for table in tables:
         for each in table["contestants"]:
@@ -116,19 +123,16 @@ def times(tables: list[Table], sets: dict[str, list[Shape]]) -> str:
         row = [rule, label, mode]
         for name in sets:
             each = by_set.get(name)
-            row += (
-                ["", "", ""]
-                if each is None
-                else [
-                    f"{each['first_s']:.2f}",
-                    f"{each['median_s'] * 1e3:.3g}",
-                    "" if each["passes"] is None else f"{each['passes']:.1f}",
-                ]
-            )
+            if each is None:
+                row += ["", "", "", *[""] * measured]
+                continue
+            row += [f"{each['first_s']:.2f}", f"{each['median_s'] * 1e3:.3g}"]
+            row += ["" if each["passes"] is None else f"{each['passes']:.1f}"]
+            row += ["" if each["extra"] is None else f"{each['extra']:.2f}"] * measured
         rows.append(row)
     header = ["rule", "step", "mode"]
     for name in sets:
-        header += [f"first call, s ({name})", "step, ms", "passes"]
+        header += [f"first call, s ({name})", "step, ms", "passes", *["peak extra"] * measured]
     return _markdown(header, rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 _TARGETS = {
     ("numpy", "numpy", "*", "functional NumPy"): 2.0,
     ("torch", "compiled", "*", "hand-written, compiled"): 1.15,
+    ("jax", "jit", "sgd", "optax.sgd"): 1.10,
     ("jax", "jit", "signsgd", "optax.sign_sgd"): 1.10,
     ("jax", "jit", "signum", "optax.signum"): 1.10,
     ("jax", "jit", "lion", "optax.lion"): 0.6,

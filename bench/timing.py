@@ -25,6 +25,7 @@ class Contestant:
     ours: bool
     step: Callable[[Any], object]  # takes one step with these gradients and returns when it is done
     traffic: Callable[[Any], float] | None = None  # bytes that a step reads and writes; asked after the race
+    extra: Callable[[Any], float] | None = None  # bytes that a step holds at most beside what it found; likewise
     first: float = 0.0  # seconds of the first call, compilation included
     times: list[float] = field(default_factory=list)
 

@@ -42,6 +42,7 @@ def table(framework: Any, rule: str, shapes: list[Shape], seconds: float, patien
                 "first_s": each.first,
                 "median_s": statistics.median(each.times),
                 "passes": each.traffic(gradients[0]) / unit if each.traffic else None,
+                "extra": each.extra(gradients[0]) / unit if each.extra else None,
             }
             for each in found
         ],

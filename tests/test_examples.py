@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,8 @@ each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.s
 
 
 def test_there_are_examples() -> None:
-    assert {"embed", "numpy_only", "cupy_loop", "torch_loop"} <= {path.stem for path in EXAMPLES}
+    wanted = {"embed", "numpy_only", "cupy_loop", "torch_loop", "hf_trainer", "accelerate_loop", "lightning_digits"}
+    assert wanted <= {path.stem for path in EXAMPLES}
 
 
 @each_example
@@ -27,8 +29,16 @@ def test_is_short(path: Path) -> None:
 
 @each_example
 def test_trains(path: Path, tmp_path: Path) -> None:
+    # networks this small gain nothing from threads, which beside another process spend their time waiting
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
     done = subprocess.run(
-        [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, str(path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = LOSSES.findall(done.stdout)

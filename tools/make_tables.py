@@ -1,4 +1,4 @@
-"""Writes the table of rules into README.md, from the rules themselves; ``--check`` compares.
+"""Writes the table of rules into README.md, from the rules, and docs/adapters.md, from the tests; ``--check`` compares.
 
 State bytes are counted on a leaf of 4096 float32 numbers; wire bits are what the rule's message declares.
 """
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from adapter_points import page
 
 import signcore as sc
 from signcore.rule import classes
 from signcore.tree import flatten
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README, ADAPTERS = ROOT / "README.md", ROOT / "docs" / "adapters.md"
 BEGIN, END = "<!-- rules: generated -->\n", "<!-- /rules -->"
 SIZE = 4096  # elements of the leaf that states are counted on
 SMALL = 64  # bytes of scalars, counters and keys; nothing that grows with the parameters is as small
@@ -70,22 +72,26 @@ def table() -> str:
     return "\n".join([*lines, *(row(name, cls) for name, cls in sorted(classes().items()))]) + "\n"
 
 
+def readme() -> str:
+    """The README with the table of today."""
+    before, _, rest = README.read_text().partition(BEGIN)
+    return before + BEGIN + table() + END + rest.partition(END)[2]
+
+
 def main() -> int:
-    """Exit status 1 when the README is stale."""
+    """Exit status 1 when a file is stale."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    options = parser.parse_args()
-    text = README.read_text()
-    before, _, rest = text.partition(BEGIN)
-    old, _, after = rest.partition(END)
-    new = table()
-    if old == new:
-        return 0
-    if options.check:
-        print("README.md: the table of rules is stale; run `make stubs`")
-        return 1
-    README.write_text(before + BEGIN + new + END + after)
-    return 0
+    check, stale = parser.parse_args().check, False
+    for path, text in ((README, readme()), (ADAPTERS, page())):
+        if path.exists() and path.read_bytes() == text.encode():
+            continue
+        stale = True
+        if check:
+            print(f"{path.relative_to(ROOT)} is stale; run `make stubs`")
+        else:
+            path.write_text(text)
+    return int(check and stale)
 
 
 if __name__ == "__main__":

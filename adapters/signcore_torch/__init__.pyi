@@ -154,7 +154,8 @@ class ALIAS(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule, default 1.0
         Factor of the rate, dimensionless; 1 is the paper, which has no learning rate.
     l_inf0 : float, default 100.0
@@ -272,7 +273,8 @@ class ALIASAdam(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule, default 1e-3
         Factor of the step, at least 0; a cosine from 1e-3 in the authors' runs.
     beta1 : float, default 0.9
@@ -369,7 +371,8 @@ class ALIASCompact(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule, default 1.0
         Factor of the rate, dimensionless.
     norm : {"agreement", "linf_d", "l1inf"}, default "agreement"
@@ -473,7 +476,8 @@ class ALIASMomentum(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule, default 1.0
         Factor c_t of the rate, dimensionless. The published runs end by a cosine from 1 to 0.1; it enters the estimates
         by the displacement alone. 1, no schedule, is the default because a schedule needs to know how long a run is.
@@ -588,7 +592,8 @@ class DitheredSignum(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule, default 1e-3
         Step of a coordinate at |u| = 1, at least 0; that of Signum, as the paper names none.
     beta : float, default 0.9
@@ -689,7 +694,8 @@ class EFSignSGD(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule
         Factor of the gradient, at least 0; no default, its scale is SGD's. It comes before the sign, so e keeps the
         steps that were due at the rates of their time.
@@ -779,7 +785,8 @@ class Hybrid(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule, default 1e-3
         Step of every coordinate, at least 0; the paper gives none, it is Signum's here. SGD's rate is ``lr*lbar``,
         the paper's for a constant lr; a schedule, or an `lr` passed with a call, scales both phases alike.
@@ -1484,7 +1491,8 @@ class SSDM(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule
         Step of a coordinate on which all workers agree, at least 0; no default, as in the paper, whose theory takes
         ``K**-0.75`` for K steps. It is some ``sqrt(d)`` times below signSGD's for d coordinates: most of each step is
@@ -1653,7 +1661,8 @@ class Tiger(SignOptimizer):
     params : iterable
         Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
         the hyperparameters below.
-        What this rule measures "over all parameters", it measures over those of each group by itself.
+        What this rule measures "over all parameters", it measures over those of each group by itself: over all their
+        shards, where they are DTensors.
     lr : float, array or schedule, default 1e-3
         Step of every coordinate, at least 0: as a share of its leaf's rms, or without `scale_by_rms` itself. The
         author's default.
