@@ -9,7 +9,8 @@ RUN := $(BIN)/python
 # A file and not the folder, so that a broken install is tried again and a changed pin installs anew.
 STAMP := $(VENV)/.signcore-installed
 
-export KERAS_BACKEND ?= torch  # Keras' own default needs TensorFlow
+# Keras' own default needs TensorFlow.
+export KERAS_BACKEND ?= torch
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint types doctests fresh wheel examples bench prove stubs golden gpu clean

@@ -1,5 +1,6 @@
 """What the tests share: the libraries, and equality of words. Exact means bits; NaN is compared by class."""
 
+import os
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import torch
 from signcore.marks import marks
 from signcore.rule import Rule, classes
 from signcore_conformance import golden
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras' own default needs TensorFlow
 
 INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 

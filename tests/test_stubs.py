@@ -22,14 +22,24 @@ CALLS = {
     "signcore": ("sc.{cls}(", "lr"),
     "signcore_torch": ("signcore_torch.{cls}([torch.ones(3)], ", "lr"),
     "signcore_optax": ("signcore_optax.{name}(", "learning_rate"),
+    "signcore_keras": ("signcore_keras.{cls}(", "learning_rate"),
 }
 # What an adapter adds to a rule's own hyperparameters: (before, after), with defaults.
 ADDED = {
     "signcore": ({}, {}),
     "signcore_torch": ({"params": inspect.Parameter.empty}, {"foreach": None, "capturable": False, "compile": False}),
     "signcore_optax": ({}, {"mask": None}),
+    "signcore_keras": (
+        {},
+        {
+            **dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm")),
+            "use_ema": False,
+            "ema_momentum": 0.99,
+            **dict.fromkeys(("ema_overwrite_frequency", "loss_scale_factor", "gradient_accumulation_steps", "name")),
+        },
+    ),
 }
-HEAD = "import torch\n\nimport signcore as sc\nimport signcore_optax\nimport signcore_torch\n\n"
+HEAD = "import torch\n\nimport signcore as sc\nimport signcore_keras\nimport signcore_optax\nimport signcore_torch\n\n"
 
 
 def stub(package):
@@ -158,6 +168,7 @@ def program():
             (f"signcore_torch.from_rule([torch.ones(3)], sc.{cls.__name__}(lr=0.5)).zero_grad()", None),
             (f"torch.optim.lr_scheduler.StepLR(signcore_torch.{cls.__name__}([torch.ones(3)], 0.5), 2)", None),
             (f"signcore_optax.from_rule(sc.{cls.__name__}(lr=0.5))", None),
+            (f"signcore_keras.from_rule(sc.{cls.__name__}(lr=0.5), clipnorm=1.0)", None),
             (f"sc.{cls.__name__}(lr=0.5).init(torch.ones(3))", None),
             (f"sc.{cls.__name__}(lr=0.5).inits(torch.ones(3))", 'has no attribute "inits"'),
         ]
