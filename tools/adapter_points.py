@@ -44,8 +44,7 @@ POINTS = {
     "t11": "DTensors: every rank computes its own elements, with the bits and the noise of one process, and keeps its "
     "state in the placements of the parameters; the wrappers of distributed training work.",
     "t12": "A communication hook for DistributedDataParallel, whose memory of errors is kept by parameter.",
-    "t13": "`maximize` and `foreach` are taken as by torch's own optimizers; `differentiable` and `fused` are refused. "
-    "`maximize` and `foreach` are taken as by torch's own optimizers; `differentiable` and `fused` are refused.",
+    "t13": "`maximize` and `foreach` are taken as by torch's own optimizers; `differentiable` and `fused` are refused.",
     "o1": "States are NamedTuples of arrays; extra arguments that nobody asked for are ignored; missing ones are "
     "clear errors.",
     "o2": "`init` works on shapes and under jit; types, dtypes and weak types of a state stay; cond, scan and vmap "

@@ -10,6 +10,7 @@ import torch
 from signcore import Rule
 
 ELEMENTWISE = ("element", "copy")
+LARGE = 2**16  # elements of a parameter that is left by itself
 
 
 def fits(rule: Rule, params: list[Any], grads: list[Any], columns: Mapping[str, list[Any]]) -> bool:
@@ -37,11 +38,14 @@ def delta(rule: Rule, params: list[Any], grads: list[Any], state: Any, hyper: An
     for i, p in enumerate(params):
         if p is not None:
             kinds = tuple(getattr(state, name)[i].dtype for name, kind in rule.kinds.items() if kind in ELEMENTWISE)
-            places.setdefault((p.dtype, p.device, kinds), []).append(i)
+            # calls cost nothing beside the work on a large parameter, and joining would copy it
+            alone = i if p.numel() >= LARGE else None
+            places.setdefault((p.dtype, p.device, kinds, alone), []).append(i)
     groups = list(places.values())
 
     def long(column: list[Any]) -> list[Any]:
-        return [torch.cat([column[i].reshape(-1) for i in group]) for group in groups]
+        flat = [[column[i].reshape(-1) for i in group] for group in groups]
+        return [torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in flat]
 
     def short(vectors: list[Any]) -> list[Any]:
         column: list[Any] = [None] * len(params)

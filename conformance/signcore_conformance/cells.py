@@ -13,7 +13,7 @@ import signcore as sc
 from . import golden, words
 from .backends import ALL, Backend, functional
 from .compare import compare, expected, find
-from .workloads import NAMES, SMALL, TWO
+from .workloads import NAMES, SMALL, TWO, USUAL
 
 # Fewest words that a cell must have compared: the digits network alone has 2,410 parameters.
 MINIMUM = 10_000
@@ -55,7 +55,9 @@ class Plan(NamedTuple):
     def large_of(self, backend: Backend, task: Task) -> int:
         """Elements of the large leaf, or which smaller tree: for options, and where each leaf costs a compilation."""
         if self.whole(backend, task.dtype):
-            return self.large if task.is_main else SMALL
+            # a costly backend would compile another tree; elsewhere each word costs, and random ones are enough of them
+            here = task.is_main and (backend.costly or not self.full or task.workload == "random")
+            return self.large if here else min(self.large, USUAL) if task.is_main else SMALL
         stands_beside = backend.secondary and (self.quick or not backend.traced)
         return TWO if stands_beside or (task.dtype != "float32" and not self.quick) else SMALL
 
@@ -102,9 +104,9 @@ def tasks(name: str, dtype: str, plan: Plan) -> Iterator[Task]:
 def wanted(task: Task, backend: Backend, plan: Plan) -> bool:
     """Whether a backend runs a task.
 
-    Options cost a compilation each: where steps are compiled, and on backends that stand beside others, quick and usual
-    runs leave them out, and ``--full`` runs them in float32 alone, and not where compiling takes longest. Usual runs
-    have them in every dtype on NumPy alone.
+    Options cost a compilation each: backends that stand beside others leave them out; where steps are compiled, quick
+    and usual runs do, and ``--full`` runs them in float32 alone, and not where compiling takes longest. Usual runs have
+    them in every dtype on NumPy alone.
     """
     if task.dtype not in plan.dtypes_of(backend) or task.rule.state_dtype not in (None, *backend.dtypes):
         return False
@@ -117,7 +119,7 @@ def wanted(task: Task, backend: Backend, plan: Plan) -> bool:
     one_dtype = backend.traced or backend.secondary if plan.full else backend.name != "numpy"
     if one_dtype and task.dtype != "float32":
         return False
-    few = backend.main_variant_only or (not plan.full and (backend.secondary or backend.traced))
+    few = backend.main_variant_only or backend.secondary or (backend.traced and not plan.full)
     return task.variant == 0 or not few
 
 
