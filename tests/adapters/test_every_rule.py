@@ -1,4 +1,4 @@
-"""Every rule through every adapter: the words of `rule.step` on NumPy, and a state that can be saved and loaded."""
+"""Every rule through torch and the loop (optax has test_optax_points.py): the words of `rule.step` on NumPy; saving."""
 
 import copy
 import io
@@ -122,26 +122,6 @@ def test_a_torch_optimizer_goes_on_from_what_was_saved(name, same):
             training.step(k)
     same(first.words(), second.words())
     assert type(pickle.loads(pickle.dumps(second.optimizer))) is type(second.optimizer)
-
-
-@each_rule
-def test_the_optax_transformation_gives_the_words_of_the_rule(name, same):
-    rule = golden.variants(name)[0]
-    transform = signcore_optax.from_rule(rule)
-
-    @jax.jit
-    def update(params, grads, state):
-        updates, state = transform.update(grads, state, params, **extras(rule, params))
-        return optax.apply_updates(params, updates), state
-
-    params = jax.tree.map(jnp.asarray, tree(0))
-    state = transform.init(params)
-    for grads, (p, s) in zip(GRADS, expected(rule), strict=True):
-        shapes = jax.tree.map(jnp.shape, state)
-        params, state = update(params, jax.tree.map(jnp.asarray, grads), state)
-        same(words_of(rule, params, state), words_of(rule, p, s))
-        assert jax.tree.map(jnp.shape, state) == shapes
-    assert update._cache_size() == 1
 
 
 @each_rule
