@@ -349,6 +349,8 @@ def from_numpy(values: np.ndarray, like: Any) -> Any:
     if name == "torch":
         words = values.view(np.int16) if name_of(values.dtype) == "bfloat16" else values
         tensor = xp.asarray(words)
+        if not words.size:  # NumPy's strides of empty arrays are no torch result's: compiled steps would compile anew
+            tensor = xp.empty_like(tensor, memory_format=xp.contiguous_format)
         return (tensor if words is values else tensor.view(xp.bfloat16)).to(like.device)
     if name == "jax":
         same = tuple(like.shape) == values.shape and getattr(like, "committed", False)

@@ -131,6 +131,15 @@ class Pair(NamedTuple):
     right: Any
 
 
+def test_empty_leaves_have_the_strides_of_torchs_own(tmp_path: Path) -> None:
+    """A step that was compiled before need not be compiled again for what was loaded; NumPy's strides differ."""
+    like = [torch.empty((0,)), torch.empty((0, 3), dtype=torch.bfloat16)]
+    save(tmp_path / "run", sc.Signum(lr=0.1), like, sc.Signum(lr=0.1).init(like))
+    _, params, state = load(tmp_path / "run", like)
+    assert [p.stride() for p in params] == [p.stride() for p in like]
+    assert [m.stride() for m in state.m] == [p.stride() for p in like]
+
+
 def test_containers(tmp_path: Path, same: Any) -> None:
     rule = sc.Lion(lr=0.1)
     params: Any = {3: np.ones(2), "a": Pair(np.ones(1), None)}
