@@ -57,6 +57,20 @@ BOUNDS = """\
 """
 
 
+RULES = """\
+## What bounds the figures that are not reached
+
+- **`aass`**: the arcsine is correctly rounded, in about 40 float64 operations where Signum has none.
+- **`rprop`**: comparisons and choices: about 13 operations between two passes over memory, which on a CPU with two
+  threads take longer than the memory.
+- **`alias`, `update_gap=1`, and `alias_adam`**: besides the exact norm, a step reads the gradient and the parameters
+  before, compares parameters with them for the largest displacement (`alias`), or keeps two averages (`alias_adam`):
+  what is measured and what is stepped are two loops, because every coordinate's step depends on the whole norm.
+- **`lion`**: the slow average is written after the parameters have read it, in one loop; what is over the bound lies
+  within the spread of the measurement.
+"""
+
+
 PRIMITIVES = """\
 `words` makes one word an element from a Threefry block of two; its rate counts both. The limit of `arcsin4pi` in
 compiled torch is against the faster of the two peers.
@@ -218,7 +232,7 @@ def rules_document(messages: list[Table], versions: dict[str, str]) -> str:
         mine, base = (1e3 * m["medians"][label] for label in ("rule", "signum"))
         found = f"{middle:.2f} ({low:.2f}-{high:.2f})"
         lines.append(f"| {name} | {m['bytes']:g} | {mine:.1f} | {base:.1f} | {m['bound']} | {found} |")
-    return "\n".join([*lines, "", machine(versions)]) + "\n"
+    return "\n".join([*lines, "", RULES, machine(versions)]) + "\n"
 
 
 def document(tables: list[Table], versions: dict[str, str], sets: dict[str, list[Shape]]) -> str:

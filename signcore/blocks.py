@@ -31,7 +31,7 @@ def run(body: Callable[..., tuple[Any, ...]], arrays: list[Any]) -> tuple[Any, .
     shape, size = first.shape, first.size
     flat = [None if array is None else np.reshape(array, (-1,)) for array in arrays]
     if size <= SIZE:
-        return tuple(None if out is None else out.reshape(shape) for out in body(flat, 0))
+        return tuple(None if out is None else _own(out, flat).reshape(shape) for out in body(flat, 0))
     outputs: tuple[Any, ...] = ()
     for start in range(0, size, SIZE):
         stop = min(start + SIZE, size)
@@ -42,6 +42,11 @@ def run(body: Callable[..., tuple[Any, ...]], arrays: list[Any]) -> tuple[Any, .
             if out is not None:
                 out[start:stop] = part
     return tuple(None if out is None else out.reshape(shape) for out in outputs)
+
+
+def _own(out: Any, given: list[Any]) -> Any:
+    """A result in memory of its own: who wrote into an input afterwards would change what was kept of it."""
+    return out.copy() if out.base is not None or any(out is array for array in given) else out
 
 
 def mapped(function: Callable[[Any], Any], array: Any) -> Any:

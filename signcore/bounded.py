@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -73,7 +74,7 @@ class Bounded(ParameterFree):
         if self.d0 is not None:
             # A leaf that did not move in the last step has signs of none, or of an older one with another rate.
             moved = (s.last > 0) & (s.last == s.step)
-            found["inner"] = where(moved, g, 0.0) * bits.unpack(s.signs, g.shape[0], name_of(g.dtype))
+            found["inner"] = where(moved, g, 0.0) * _signs(s.signs, g)
         return found
 
     def finish(self, partials: dict[str, Any], *, workers: int = 1) -> dict[str, Any]:
@@ -124,4 +125,9 @@ class Bounded(ParameterFree):
 
     def packed_leaf(self, p: Any, g: Any, s: Any, h: Hyper) -> dict[str, Any]:
         """Of option I, the signs of this gradient."""
-        return {} if self.d0 is None else {"signs": bits.pack(sign(flush(g), self.sign_zero))}
+        return {} if self.d0 is None else {"signs": frameworks.automatic(bits.pack, sign(flush(g), self.sign_zero))}
+
+
+def _signs(packed: Any, g: Any) -> Any:
+    """The signs that are held for a leaf, in its shape."""
+    return frameworks.namespace(g).reshape(bits.unpack(packed, math.prod(g.shape), name_of(g.dtype)), g.shape)

@@ -56,6 +56,15 @@ def number(name: str, value: Any, allowed: Range) -> None:
         )
 
 
+def made_number(name: str, value: Any, allowed: Range) -> None:
+    """The same of what a schedule returned or an array holds, where it can be read without waiting for a device."""
+    if hasattr(value, "dtype") and not is_number(value):
+        if not frameworks.is_on_host(value):
+            return
+        value = float(frameworks.on_host(value))
+    number(name, value, allowed)
+
+
 def _is_real_scalar(value: Any) -> bool:
     """Whether a value is an array of one real number, traced or not."""
     if not (hasattr(value, "dtype") and hasattr(value, "shape")):

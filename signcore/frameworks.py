@@ -393,9 +393,18 @@ def only_if(wanted: Any, function: Any, otherwise: Any) -> Any:
     if library(xp) == "jax":
         import jax  # the caller's arrays are JAX's: this imports nothing new
 
+        if jax.sharding.get_abstract_mesh().manual_axes:  # inside of shard_map, where types say which devices differ
+            made = jax.eval_shape(function)
+            otherwise = {name: _as_varying(jax, value, made[name]) for name, value in otherwise.items()}
         return jax.lax.cond(wanted, lambda: function(), lambda: otherwise)
     found = function()
     return {name: xp.where(wanted, value, otherwise[name]) for name, value in found.items()}
+
+
+def _as_varying(jax: Any, value: Any, like: Any) -> Any:
+    """A value with the type of one that may differ along a mesh's axes."""
+    axes = tuple(like.manual_axis_type.varying - jax.typeof(value).manual_axis_type.varying)
+    return jax.lax.pcast(value, axes, to="varying") if axes else value
 
 
 WORTH_ORDERING = 2**16  # elements; a copy of fewer costs no more than the conditional, which has to be compiled
@@ -416,6 +425,8 @@ def after(earlier: list[Any], later: list[Any]) -> list[Any]:
     read = [array for array in earlier if array.size]
     written = [array for array in later if array is not None]
     sharded = any(any(jax.typeof(array).sharding.spec) for array in (*read, *written))  # over an explicit mesh
+    # Inside of a shard_map what depends on one device's own may not leave as replicated, whatever its value.
+    sharded = sharded or bool(jax.sharding.get_abstract_mesh().manual_axes)
     small = all(array.size < WORTH_ORDERING for array in written)
     if jax.default_backend() != "cpu" or sharded or small or not read:
         return later
@@ -433,9 +444,58 @@ def after(earlier: list[Any], later: list[Any]) -> list[Any]:
     return [None if x is None else jax.numpy.where(never, jax.numpy.zeros((), x.dtype), x) for x in later]
 
 
+def _is_cut(array: Any) -> bool:
+    """Whether a JAX array is cut over an explicit mesh, along which no reshape is taken without saying how."""
+    if library(namespace(array)) != "jax":
+        return False
+    import jax  # the caller's arrays are JAX's: this imports nothing new
+
+    return any(jax.typeof(array).sharding.spec)
+
+
+def flat(array: Any) -> Any:
+    """An array as a vector, or as it is where that cannot be said; what is made of it must not depend on its shape."""
+    return array if _is_cut(array) else namespace(array).reshape(array, (-1,))
+
+
+def automatic(function: Any, *arrays: Any) -> Any:
+    """A function of arrays; where one is cut over an explicit mesh, as if that were automatic, its result replicated.
+
+    Only what is passed may be used: values from outside are of another mesh.
+    """
+    cut = [array for array in arrays if _is_cut(array)]
+    if not cut:
+        return function(*arrays)
+    import jax  # the caller's arrays are JAX's: this imports nothing new
+
+    mesh = jax.typeof(cut[0]).sharding.mesh
+    whole: Any = jax.sharding.PartitionSpec
+    whole, known = whole(), not isinstance(cut[0], jax.core.Tracer)
+    with jax.set_mesh(cut[0].sharding.mesh) if known else jax.sharding.use_abstract_mesh(mesh):
+        free = jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=whole)
+        return free(*arrays)
+
+
 def known(flag: Any) -> Any:
     """A 0-d bool as Python's where its value can be read without waiting; else the array."""
     return bool(on_host(flag)) if is_on_host(flag) else flag
+
+
+def own(array: Any, given: tuple[Any, ...]) -> Any:
+    """An array in memory of its own, where its library can write into it and it is one of those that were given.
+
+    NumPy's results are by then (blocks.py), and a compiled graph's are.
+    """
+    place = _place(array)
+    return array if place is None or place not in map(_place, given) else namespace(array).asarray(array, copy=True)
+
+
+def _place(array: Any) -> int | None:
+    name = library(namespace(array))
+    if name == "torch":
+        plain = type(array).__name__ in ("Tensor", "Parameter")  # others may have no memory of their own
+        return int(array.data_ptr()) if plain and not is_traced(array) and not array.is_meta and array.numel() else None
+    return int(array.data.ptr) if name == "cupy" and array.size else None
 
 
 def without_history(array: Any) -> Any:

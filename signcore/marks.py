@@ -23,10 +23,14 @@ class Mark(NamedTuple):
 
     ``late``: the parameters are moved by the value before, and not by the new one; a compiler writes the new one
     last (`frameworks.after`).
+
+    ``own``: of several workers each has its own, because its own gradients went in before any vote. Everything else is
+    the same words on all of them, and so is a stream of a rule with `Rule.applies_noise`.
     """
 
     kind: Literal["shared", "scalar", "element", "copy", "packed", "leaf", "stream"]
     late: bool = False
+    own: bool = False
 
 
 WHOLE = ("shared", "scalar")  # kinds of fields in use of which a state has one value, as `Rule.kinds` names them
@@ -61,9 +65,12 @@ Scalar = Annotated[Any, Mark("scalar")]
 PerElement = Annotated[Any, Mark("element")]
 Late = Annotated[Any, Mark("element", late=True)]
 Copy = Annotated[Any, Mark("copy")]
-Packed = Annotated[Any, Mark("packed")]
 PerLeaf = Annotated[Any, Mark("leaf")]
-Stream = Annotated[Any, Mark("stream")]
+Stream = Annotated[Any, Mark("stream", own=True)]
+Own = Annotated[Any, Mark("element", own=True)]
+OwnLate = Annotated[Any, Mark("element", late=True, own=True)]
+OwnCopy = Annotated[Any, Mark("copy", own=True)]
+OwnPacked = Annotated[Any, Mark("packed", own=True)]
 Vote = Annotated[Any, Wire("vote", None)]
 WeightedVote = Annotated[Any, Wire("weighted", None)]
 Mean = Annotated[Any, Wire("mean")]

@@ -147,6 +147,10 @@ class Rule:
         """Whether a step from this state needs an input out of `needs`; where that is unknown, yes."""
         return True
 
+    def sends(self, state: Any) -> Collection[str]:
+        """The fields of the message that count in a step from this state; where that is unknown, all."""
+        return self._wires.keys()
+
     def due(self, state: Any) -> Any:
         """Whether the scalars are measured in a step from this state, a 0-d bool; None for always."""
         return None
@@ -205,6 +209,14 @@ class Rule:
     def applies_noise(self) -> bool:
         """Whether it is `apply_leaf` that wants the words, so that all workers draw the same."""
         return False
+
+    def shared_fields(self) -> list[str]:
+        """Fields of the state of which all workers hold the same words."""
+        return [
+            name
+            for name, kind in self.kinds.items()
+            if not self._marks[name].own or (kind == "stream" and self.applies_noise)
+        ]
 
     # -- hyperparameters --------------------------------------------------------------------------------
 
@@ -483,11 +495,10 @@ class Rule:
         sent = [work.aggregate(name, getattr(aggregate, name), wire) for name, wire in self._wires.items()]
 
         def leaf(p: Any, g: Any, s: Any, h: Hyper, i: int) -> dict[str, Any]:
-            xp = frameworks.namespace(p)
-            flat = [None if column[i] is None else xp.reshape(column[i], (-1,)) for column in sent]
+            flat = [None if column[i] is None else frameworks.flat(column[i]) for column in sent]
             if not self.applies_noise:
                 return self.settle_leaf(p, self.Message(*flat), s, h)
-            words = words_of(p, s.stream, s.step, 0) if work.words[i] is None else xp.reshape(work.words[i], (-1,))
+            words = words_of(p, s.stream, s.step, 0) if work.words[i] is None else frameworks.flat(work.words[i])
             return self.settle_leaf(p, self.Message(*flat), s, h, words)  # type: ignore[call-arg]
 
         work.scope = totals.scope_of(self.settle_scope, work.leaves)

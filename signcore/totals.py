@@ -56,11 +56,17 @@ def partial(kind: Any, pieces: list[Any], compute: str, xp: Any, like: Any) -> A
         # of two words, or of three for float64: as everywhere, the shape of a partial tells its compute dtype
         return frameworks.constant(xp, [size >> 16, size & 0xFFFF] + [0] * (compute == "float64"), xp.int32, like)
     if kind == "top":
-        return _top(pieces, compute, xp, like)
+        return frameworks.automatic(lambda *each: _top(list(each), compute, xp, like), *pieces)
     if not pieces:
         return nothing(kind, compute, xp, like)
-    trees = zip(*pieces, strict=True) if kind == "dot" else (pieces,)
-    return sums.partial(kind, *(list(tree) for tree in trees), compute=compute)
+    if kind != "dot":
+        return frameworks.automatic(lambda *each: sums.partial(kind, list(each), compute=compute), *pieces)
+    half = len(pieces)
+    return frameworks.automatic(
+        lambda *each: sums.partial(kind, list(each[:half]), list(each[half:]), compute=compute),
+        *(pair[0] for pair in pieces),
+        *(pair[1] for pair in pieces),
+    )
 
 
 def nothing(kind: Any, compute: str, xp: Any, like: Any) -> Any:

@@ -166,6 +166,8 @@ class Work:
                     value = constants[name]
                 else:
                     value = resolve(getattr(self.rule, name), compute, self.state.step)
+                if name in self.overrides or name not in constants:
+                    checks.made_number(name, value, self.rule._ranges[name])
                 setattr(h, name, value)
             h.__dict__.update(self.rule.derived(h, self.state.step, compute))
             if not decayed:
@@ -218,11 +220,11 @@ class Work:
             fields = {name: given.get(name, column)[i] for name, column in {**self.columns, **given}.items()}
             for name, value in fields.items():
                 if self.rule._marks[name].kind in ("element", "copy"):
-                    fields[name] = xp.reshape(ops.cast(value, compute), (-1,))
-            wide_g = xp.reshape(ops.widen(g.value), (-1,))
+                    fields[name] = frameworks.flat(ops.cast(value, compute))
+            wide_g = frameworks.flat(ops.widen(g.value))
             h = self.leaf_hyper(name_of_compute, i)
             s = self.state._replace(**fields)
-            yield function(xp.reshape(ops.widen(p.value), (-1,)), -wide_g if self.rule.maximize else wide_g, s, h, i)
+            yield function(frameworks.flat(ops.widen(p.value)), -wide_g if self.rule.maximize else wide_g, s, h, i)
 
     def leaf_hyper(self, compute: str, i: int) -> Hyper:
         """The numbers of a leaf, with the scalars of its scope."""
@@ -321,8 +323,10 @@ class Work:
         arrays = [leaf.p, leaf.g, leaf.words, *leaf.extras, *(leaf.state[name] for name in formats)]
         arrays = frameworks.after(list(found.values()), arrays)  # what was measured has read the old values by then
         done = blocks.run(body, arrays)
-        new = dict(leaf.state)
-        new.update(zip(formats, done[outputs:], strict=True))
+        new, stored = dict(leaf.state), list(done[outputs:])
+        if finish == "params":
+            stored = [frameworks.own(value, (leaf.p, leaf.g)) for value in stored]
+        new.update(zip(formats, stored, strict=True))
         if finish is not None:
             last.update(rule.packed_leaf(ops.widen(leaf.p), self._gradient(leaf), state._replace(**whole), h))
         for name, value in last.items():

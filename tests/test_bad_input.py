@@ -1,5 +1,6 @@
 """Bad input: each error names the argument in backticks, the value received and the way out, and changes nothing."""
 
+import math
 import pickle
 import re
 from typing import NamedTuple
@@ -698,3 +699,16 @@ def test_numbers_in_hyper_contradict_each_other_as_in_the_constructor(rule, hype
 def test_numbers_in_hyper_may_agree_only_together(same):
     rule, both = sc.Rprop(size_max=1.0), {"size_min": 2.0, "size_max": 4.0}
     same(rule.step(P, G, rule.init(P), hyper=both)[0], rule.replace(**both).step(P, G, rule.init(P))[0])
+
+
+@pytest.mark.parametrize("made", [-1.0, math.nan, np.float32(-0.5)])
+def test_a_number_that_leaves_its_range_is_an_error_at_the_step(made):
+    """What a schedule returns or an array holds; inside of jit there is nothing to look at."""
+    params = np.zeros(2, np.float32)
+    rule = sc.SignSGD(lr=lambda step: made)
+    with pytest.raises(ValueError, match=r"`lr` is .*it must be finite and in \[0"):
+        rule.step(params, params, rule.init(params))
+    for library in (np.asarray, torch.tensor, jnp.asarray):
+        rule, p = sc.Signum(lr=0.1), library(params)
+        with pytest.raises(ValueError, match=r"`beta` is .*it must be finite and in \[0"):
+            rule.step(p, p, rule.init(p), hyper={"beta": library(made)})

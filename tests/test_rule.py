@@ -242,13 +242,15 @@ def test_nothing_that_is_passed_in_is_written_to(rule):
     before = pickle.dumps((params, grads, state))
     for array in arrays_of((params, grads, state)):
         array.flags.writeable = False
-    new_params, _ = step_of(rule, params, grads, state)
-    delta_of(rule, params, grads, state)
+    new_params, new_state = step_of(rule, params, grads, state)
+    changes = delta_of(rule, params, grads, state)
     boxes(rule, params, grads, state)
     assert pickle.dumps((params, grads, state)) == before
     for array in arrays_of(new_params):
         assert array.flags.writeable
         assert not any(np.shares_memory(array, old) for old in arrays_of((params, grads, state)))
+    for array in arrays_of((new_state, changes)):  # a buffer that is used again must not change what was kept
+        assert not any(np.shares_memory(array, old) for old in arrays_of((params, grads)))
 
 
 def test_torch_tensors_are_not_written_to_either(plain, same):
@@ -259,6 +261,15 @@ def test_torch_tensors_are_not_written_to_either(plain, same):
     step_of(plain, params, g, state)
     same((params, g, tuple(state)), (*kept[:2], tuple(kept[2])))
     assert (params._version, g._version) == version
+
+
+def test_torch_states_hold_none_of_the_callers_tensors(rule, same):
+    params, g = torch.tensor(PARAMS), torch.tensor(GRADS[0])
+    _, state = step_of(rule, params, g, rule.init(params))
+    kept = copy.deepcopy(tuple(state))
+    params.zero_()
+    g.zero_()
+    same(tuple(state), kept)
 
 
 def test_a_rule_called_twice_answers_twice_the_same(rule, same):

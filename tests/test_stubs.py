@@ -27,8 +27,11 @@ CALLS = {
 # What an adapter adds to a rule's own hyperparameters: (before, after), with defaults.
 ADDED = {
     "signcore": ({}, {}),
-    "signcore_torch": ({"params": inspect.Parameter.empty}, {"foreach": None, "capturable": False, "compile": False}),
-    "signcore_optax": ({}, {"mask": None}),
+    "signcore_torch": (
+        {"params": inspect.Parameter.empty},
+        {"foreach": None, "capturable": False, "compile": False, "process_group": None, "check_every": 0},
+    ),
+    "signcore_optax": ({}, {"mask": None, "axis_name": None, "weights": None}),
     "signcore_keras": (
         {},
         {

@@ -34,7 +34,9 @@ HOMES = {
     "GradientTransformationExtraArgs": "optax",
     "Number": "signcore.fields",
     "ParamsT": "torch.optim.optimizer",
+    "ProcessGroup": "torch.distributed",
     "ScalarOrSchedule": "optax",
+    "Sequence": "collections.abc",
 }
 
 

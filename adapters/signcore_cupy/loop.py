@@ -136,10 +136,10 @@ def run(
                     callback(now[0], now[1].params, now[1].state)
                 if save_every is not None and now[0] % save_every == 0:
                     saved = saving.write(checkpoint, rule, *now)
+            if now[0] > saved:
+                saved = saving.write(checkpoint, rule, *now)
         except KeyboardInterrupt as stop:
             if now[0] > saved:
                 saving.write(checkpoint, rule, *now)
             raise Interrupted(now[0], now[1].params, now[1].state) from stop
-    if now[0] > saved:
-        saving.write(checkpoint, rule, *now)
     return now[1].params, now[1].state

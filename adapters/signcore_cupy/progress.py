@@ -51,4 +51,6 @@ def _display() -> Progress | None:
     except ImportError:
         return None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    # What is printed beside a bar, rich writes above it, to stderr; what stdout sends to a file must stay there.
+    shared = sys.stdout is not None and sys.stdout.isatty()
+    return Progress(*columns, console=Console(stderr=True), redirect_stdout=shared)

@@ -8,7 +8,7 @@ import re
 
 from signcore import Rule
 
-from .optimizer import RATE
+from .hyperparameters import RATE
 
 _DOC = """clipnorm, clipvalue, global_clipnorm, loss_scale_factor, gradient_accumulation_steps
     As in `keras.optimizers.Optimizer`: gradients are unscaled, accumulated and clipped before the rule sees them.

@@ -13,7 +13,8 @@ from signcore.fields import ranges
 from signcore.rule import classes
 
 from .document import document
-from .optimizer import RATE, SignOptimizer
+from .hyperparameters import RATE
+from .optimizer import SignOptimizer
 
 # Keras' own, with its defaults; `weight_decay` is the rule's.
 OPTIONS: dict[str, tuple[str, Any]] = {

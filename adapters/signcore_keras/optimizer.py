@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
 
-from signcore import Rule, checks, frameworks
-from signcore.fields import ranges
-from signcore.schedules import Schedule
+from signcore import Rule, frameworks
 
-from .schedules import FromSchedule
-from .state import Variables, value_of
-
-RATE = "learning_rate"  # what Keras calls the rule's lr
+from . import weights
+from .hyperparameters import plain, rate
+from .state import Variables, stepped, value_of
 
 
 class SignOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras has no types
@@ -36,7 +32,7 @@ class SignOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras 
     rule_class: ClassVar[type[Rule]]
 
     def __init__(self, hyperparameters: dict[str, Any], options: dict[str, Any]) -> None:
-        values = {name: _plain(name, value, self.rule_class) for name, value in hyperparameters.items()}
+        values = {name: plain(name, value, self.rule_class) for name, value in hyperparameters.items()}
         rule = self.rule_class(**values)
         if rule.needs:
             needed = ", ".join(f"`{name}`" for name in sorted(rule.needs))
@@ -47,14 +43,35 @@ class SignOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras 
             )
         super().__init__(learning_rate=rule.lr, **options)
         self.rule = rule
-        self.weight_decay = values["weight_decay"]  # what Keras would do with it, `_apply_weight_decay` leaves out
+
+    @property
+    def learning_rate(self) -> Any:
+        """The rate as it is now. A number is checked when it is set: a jitted step does not look at it."""
+        return self._get_current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        keras.optimizers.Optimizer.learning_rate.fset(self, rate(value, self.rule_class))
+
+    @property
+    def weight_decay(self) -> Any:
+        """The rule's, for good: a compiled step holds it."""
+        return self.rule.weight_decay if hasattr(self, "rule") else None
+
+    @weight_decay.setter
+    def weight_decay(self, value: Any) -> None:
+        if hasattr(self, "rule"):  # Keras' constructor sets it before
+            raise AttributeError(
+                f"`weight_decay` is set to {value!r}, and it is fixed when the optimizer is made; make another, "
+                f"{type(self).__name__}(..., weight_decay={value!r}), and compile the model with it"
+            )
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the variables of the rule's state, and those of Keras' own options."""
         if self.built:
             return
         super().build(variables)
-        self._state = Variables(self, self.rule, _stepped(variables))
+        self._state = Variables(self, self.rule, stepped(variables))
 
     @property
     def state(self) -> Any:
@@ -70,19 +87,19 @@ class SignOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras 
         """The whole step at once, after Keras has accumulated and clipped: rules may measure all variables together."""
         model = self._trainable_variables
         given = {self._get_variable_index(v): g for g, v in zip(grads, trainable_variables, strict=True)}
-        own = _stepped(model)
+        own = stepped(model)
         params = [value_of(v) for v in own]
         aligned = [
             None if v is None or i not in given else value_of(keras.ops.cast(given[i], v.dtype))
             for i, v in enumerate(own)
         ]
-        state, rate = self.state, value_of(learning_rate)
+        state, lr = self.state, value_of(learning_rate)
         decayed = [self._use_weight_decay(v) for v in model]
         new, after = self.rule.step(
             params,
             aligned,
             state,
-            hyper={"lr": float(rate) if frameworks.is_on_host(rate) else rate},
+            hyper={"lr": float(lr) if frameworks.is_on_host(lr) else lr},
             decay_mask=None if all(decayed) else decayed,
         )
         self._state.write(state, after)  # first: a field may be the very array of a parameter, as it was
@@ -106,35 +123,26 @@ class SignOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Nothing: the decay is a part of the rule's step, in the rule's own order."""
 
+    def save_own_variables(self, store: Any) -> None:
+        """Write the variables and what they are of."""
+        super().save_own_variables(store)
+        weights.label(store, self.rule)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read what `save_own_variables` wrote; nothing is assigned before all of it is known to fit.
+
+        Raises
+        ------
+        ValueError
+            The variables are another rule's, or of other shapes.
+        """
+        if self.built and store.keys():
+            weights.load(store, self.rule, self.variables)
+        else:
+            super().load_own_variables(store)  # Keras' warning that nothing is loaded
+
     def get_config(self) -> dict[str, Any]:
         """Keras' own options and the rule's hyperparameters, with which `from_config` makes the optimizer again."""
         fields = {field.name: getattr(self.rule, field.name) for field in dataclasses.fields(self.rule)}
         del fields["lr"]  # Keras' `learning_rate`, as it is now
         return {**super().get_config(), **fields}
-
-
-def _stepped(variables: Sequence[Any]) -> list[Any]:
-    """The variables, None for those into which Keras writes their gradients (scales of float8)."""
-    return [None if getattr(v, "overwrite_with_gradient", False) else v for v in variables]
-
-
-def _plain(name: str, value: Any, rule_class: type[Rule]) -> Any:
-    """A hyperparameter as Keras can save it.
-
-    Raises
-    ------
-    TypeError
-        It is an array, or a schedule of another number than the learning rate.
-    """
-    if isinstance(value, Schedule) and name == "lr":
-        return FromSchedule(value)
-    if callable(value) and name == "lr":
-        return value
-    value = value.item() if isinstance(value, np.generic) else value
-    if name not in ranges(rule_class):
-        return value
-    if not checks.is_number(value):
-        shown = RATE if name == "lr" else name
-        also = ", a schedule or a function of nothing" if name == "lr" else ""
-        raise TypeError(f"`{shown}` is {value!r}; pass a number{also}: Keras saves it with the model")
-    return float(value)

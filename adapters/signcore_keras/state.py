@@ -83,3 +83,8 @@ def _added(optimizer: Any, value: np.ndarray[Any, Any], name: str, like: Any = N
         name=name,
         **placed,
     )
+
+
+def stepped(variables: Sequence[Any]) -> list[Any]:
+    """The variables, None for those into which Keras writes their gradients (scales of float8)."""
+    return [None if getattr(v, "overwrite_with_gradient", False) else v for v in variables]

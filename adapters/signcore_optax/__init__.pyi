@@ -4,13 +4,19 @@
 The factories are generated: each has the hyperparameters and the documentation of its rule, whose ``lr`` is
 called ``learning_rate`` here, and a ``mask`` for weight decay. A rule that is already built goes through
 `from_rule`.
+
+Under optax.inject_hyperparams numbers and schedules keep full precision, whatever the params' dtype. What is assigned
+later does not pass here: ``state.hyperparams["learning_rate"] = 0.05`` beside bfloat16 params is rounded by
+optax itself, and ``jnp.float32(0.05)`` is not.
 """
 
 from .files import load as load
 from .files import save as save
+from .layout import specs as specs
 from .portable import export as export
 from .portable import restore as restore
 from .transform import from_rule as from_rule
+from collections.abc import Sequence
 from optax import GradientTransformationExtraArgs
 from optax import ScalarOrSchedule
 from typing import Any
@@ -21,6 +27,7 @@ __all__ = [
     "load",
     "restore",
     "save",
+    "specs",
     "aass",
     "alias",
     "alias_adam",
@@ -57,6 +64,8 @@ def aass(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Normalization-then-Momentum: the average of signs, answered linearly or by an arcsine.
 
@@ -94,6 +103,10 @@ def aass(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -134,6 +147,8 @@ def alias(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Sign descent at the best constant rate in hindsight, as far as the past tells it.
 
@@ -182,6 +197,10 @@ def alias(
         As in every rule, see `signcore.Rule`; no state is of `state_dtype`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -218,6 +237,8 @@ def alias_adam(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Signs of an average times Adam's size of a step, with a factor d for each leaf that can only grow.
 
@@ -253,6 +274,10 @@ def alias_adam(
         As in every rule, see `signcore.Rule`; `state_dtype` is m's and v's.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -293,6 +318,8 @@ def alias_compact(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """ALIAS with a bound on |g - g_prev| from numbers, so that no array is kept; option I needs a bit per coordinate.
 
@@ -334,6 +361,10 @@ def alias_compact(
         As in every rule, see `signcore.Rule`; no state is of `state_dtype`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -378,6 +409,8 @@ def alias_momentum(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Signum at ALIAS's rate, times a schedule.
 
@@ -427,6 +460,10 @@ def alias_momentum(
         As in every rule, see `signcore.Rule`; `state_dtype` is m's.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -466,6 +503,8 @@ def dithered_signum(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Signum with normal noise of a variance that is annealed, equations 9 and 10.
 
@@ -502,6 +541,10 @@ def dithered_signum(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -533,6 +576,8 @@ def ef_signsgd(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Signs times the mean magnitude; what that loses is kept and added to the next step.
 
@@ -567,6 +612,10 @@ def ef_signsgd(
         As in every rule, see `signcore.Rule`. A narrow `state_dtype` loses a part of the error, for good.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -610,6 +659,8 @@ def hybrid(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Signum finds the way and the scale, SGD finishes.
 
@@ -658,6 +709,10 @@ def hybrid(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -690,6 +745,8 @@ def lion(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Sign of a fast average that is formed from a slow one.
 
@@ -717,6 +774,10 @@ def lion(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -748,6 +809,8 @@ def monotone_signsgd(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """signSGD, option 2: a step is made only if the loss falls.
 
@@ -775,6 +838,10 @@ def monotone_signsgd(
         As in every rule, see `signcore.Rule`. With `maximize` the loss must rise: the gain is what is passed.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -812,6 +879,8 @@ def noisy_signsgd(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """signSGD with noise of a constant scale before the sign, which brings the workers' median close to their mean.
 
@@ -841,6 +910,10 @@ def noisy_signsgd(
         As in every rule, see `signcore.Rule`; there is no per-element state.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -871,6 +944,8 @@ def rprop(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Steps of their own size for every coordinate: longer while its gradient keeps its sign, shorter after a turn.
 
@@ -902,6 +977,10 @@ def rprop(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -935,6 +1014,8 @@ def sgd(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Gradient descent; the velocity starts at the leaf's first gradient, as torch's does.
 
@@ -960,6 +1041,10 @@ def sgd(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -989,6 +1074,8 @@ def signsgd(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """signSGD, option 1 of Safaryan and Richtarik 2019 (arXiv 1905.12938, algorithm 1, equation 2).
 
@@ -1012,6 +1099,10 @@ def signsgd(
         As in every rule, see `signcore.Rule`; there is no per-element state.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -1045,6 +1136,8 @@ def signum(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Sign of an exponential average of the gradients.
 
@@ -1083,6 +1176,10 @@ def signum(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -1114,6 +1211,8 @@ def ssdm(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Signs that are drawn at random, so that their mean is the direction of the momentum; the workers' are averaged.
 
@@ -1144,6 +1243,10 @@ def ssdm(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -1177,6 +1280,8 @@ def stosignsgd(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Signs whose mean is the momentum divided by its largest magnitude so far, coordinate by coordinate.
 
@@ -1203,6 +1308,10 @@ def stosignsgd(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------
@@ -1236,6 +1345,8 @@ def tiger(
     nonfinite: str = 'propagate',
     state_dtype: str | None = None,
     mask: Any = None,
+    axis_name: str | None = None,
+    weights: Sequence[float] | None = None,
 ) -> GradientTransformationExtraArgs:
     """Sign of an average of the gradients, in steps that are a share of the root mean square of the leaf.
 
@@ -1264,6 +1375,10 @@ def tiger(
         As in every rule, see `signcore.Rule`.
     mask : tree of bool, or function of params that returns one, optional
         False keeps weight decay off a leaf; a prefix of the params' tree will do.
+    axis_name : str, optional
+        Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+    weights : sequence of float, optional
+        What each of them counts, with ``aggregation="weighted"``.
 
     Returns
     -------

@@ -10,6 +10,10 @@ from signcore import Rule
 _MASK = """\
 mask : tree of bool, or function of params that returns one, optional
     False keeps weight decay off a leaf; a prefix of the params' tree will do.
+axis_name : str, optional
+    Step together with the devices along this axis of a `jax.shard_map`, each with its own gradients.
+weights : sequence of float, optional
+    What each of them counts, with ``aggregation="weighted"``.
 """
 _RETURNS = """\
 Returns

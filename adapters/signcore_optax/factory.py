@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from collections.abc import Sequence as Sequence  # for annotations, as the next
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from .injected import InjectableSignature, Static
 from .transform import from_rule
 
 _NEW_NAMES = {"lr": "learning_rate"}
+# `from_rule`'s own
+_HOW = {"mask": "Any", "axis_name": "str | None", "weights": "Sequence[float] | None"}
 _OLD_NAMES = {new: old for old, new in _NEW_NAMES.items()}
 
 
@@ -33,7 +36,7 @@ def factory(name: str, cls: type[Rule]) -> Callable[..., GradientTransformationE
             given = dict(signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise TypeError(f"{name}(): {error}; its arguments are {', '.join(signature.parameters)}") from None
-        mask = _plain(given.pop("mask", None))
+        how = {name: _plain(given.pop(name)) for name in _HOW if name in given}
         fields = {}
         for argument, value in given.items():
             field = _OLD_NAMES.get(argument, argument)
@@ -42,7 +45,7 @@ def factory(name: str, cls: type[Rule]) -> Callable[..., GradientTransformationE
             else:
                 value = _static(argument, _plain(value))
             fields[field] = value
-        return from_rule(cls(**fields), mask=mask)
+        return from_rule(cls(**fields), **how)
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = __package__ or ""
@@ -70,7 +73,7 @@ def _parameters(cls: type[Rule]) -> list[inspect.Parameter]:
             )
         )
         kind = inspect.Parameter.KEYWORD_ONLY
-    return [*found, inspect.Parameter("mask", kind, default=None, annotation="Any")]
+    return [*found, *(inspect.Parameter(name, kind, default=None, annotation=a) for name, a in _HOW.items())]
 
 
 def _plain(value: Any) -> Any:

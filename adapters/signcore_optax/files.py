@@ -34,7 +34,8 @@ def load(path: str | os.PathLike[str], rule: Rule, params: Any, state: Any) -> t
     rule : signcore.Rule
         Of the saved name, with the options that it was saved with.
     params, state : trees
-        Of ``tx.init(params)``.
+        Of ``tx.init(params)``. Variables of Flax NNX are new ones, for ``nnx.update(model, params)`` and
+        ``nnx.update(optimizer.opt_state, nnx.state(state))``; the file has no ``optimizer.step``.
 
     Raises
     ------

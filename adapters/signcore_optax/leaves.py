@@ -1,7 +1,7 @@
 """Trees as JAX sees them, to and from the dict of path and leaf that the core works on.
 
 JAX's tree library flattens, so every registered container works (modules, FrozenDict, MaskedNode). The paths
-are the core's, because they name leaves in messages and key their noise.
+are the core's, because they name leaves in messages and key their noise; variables of Flax NNX are no part of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from signcore import checks
 
+from .variables import is_variable
+
 
 def _is_none(node: Any) -> bool:
     return node is None
@@ -23,6 +25,17 @@ def _is_none(node: Any) -> bool:
 def as_array(leaf: Any) -> Any:
     """NumPy arrays and Python numbers as JAX takes them; anything else as it is, for the core to judge."""
     return jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic, float, int)) else leaf
+
+
+def concrete(leaf: Any) -> Any:
+    """Zeros for a leaf of which only shape and dtype are given: no value enters a first state."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+    return leaf
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 class Shape(NamedTuple):
@@ -41,8 +54,20 @@ class Shape(NamedTuple):
 
     def leaves_of(self, argument: str, tree: Any, like: str = "grads") -> list[Any]:
         """Leaves of a tree that must have this structure; where this one has None, it may have a leaf."""
+        return [as_array(leaf) for leaf in self._fitting(argument, tree, like)]
+
+    def params_beside(self, grads: list[Any], params: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Leaves of the params, and by name what a whole model holds beside params, None among them here.
+
+        It has no gradient and is nothing that has one: a function, a number, integers.
+        """
+        leaves = self._fitting("params", params, "grads")
+        rest = {n: p for n, p, g in zip(self.names, leaves, grads, strict=True) if g is None and not _is_floating(p)}
+        return [None if name in rest else as_array(p) for name, p in zip(self.names, leaves, strict=True)], rest
+
+    def _fitting(self, argument: str, tree: Any, like: str) -> list[Any]:
         try:
-            return [as_array(leaf) for leaf in self.treedef.flatten_up_to(tree)]
+            return list(self.treedef.flatten_up_to(tree))
         except ValueError as error:
             checks.same_structure(argument, flatten(tree)[0].names, like, self.names)
             raise ValueError(
@@ -50,9 +75,9 @@ class Shape(NamedTuple):
                 f"structure: {error}"
             ) from None
 
-    def elsewhere(self, grad_fn: Any, named: dict[str, Any]) -> dict[str, Any]:
-        """What a function of trees gives at other leaves, by name."""
-        return self.named(self.leaves_of("grad_fn", grad_fn(self.build(named)), "params"))
+    def elsewhere(self, grad_fn: Any, named: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+        """What a function of trees gives at other leaves, by name; `rest` is what else its tree holds."""
+        return self.named(self.leaves_of("grad_fn", grad_fn(self.build(named | rest)), "params"))
 
     def spread(self, argument: str, prefix: Any, tree: Any) -> list[Any]:
         """Leaves of `prefix`, a tree that may end above the leaves of `tree`: one for each leaf of `tree`."""
@@ -72,7 +97,11 @@ class Shape(NamedTuple):
 
 def flatten(tree: Any) -> tuple[Shape, list[Any]]:
     """Structure and leaves of a tree."""
-    pairs, treedef = tree_flatten_with_path(tree, is_leaf=_is_none)
+    pairs, treedef = tree_flatten_with_path(tree, is_leaf=lambda node: node is None or is_variable(node))
+    if any(is_variable(node) for _, node in pairs):  # its key, the first below it, is dropped
+        below = [(path, tree_flatten_with_path(node, is_leaf=_is_none)[0]) for path, node in pairs]
+        pairs = [(path + inner[1:], leaf) for path, leaves in below for inner, leaf in leaves]
+        treedef = jax.tree.structure(tree, is_leaf=_is_none)
     names: list[str] = []
     seen: set[str] = set()
     for path, _ in pairs:

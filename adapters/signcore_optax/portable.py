@@ -14,6 +14,7 @@ from signcore.tree import flatten as core_leaves
 
 from .leaves import flatten
 from .placement import beside
+from .variables import pure, refilled
 
 
 def export(rule: Rule, params: Any, state: Any) -> Checkpoint:
@@ -24,9 +25,9 @@ def export(rule: Rule, params: Any, state: Any) -> Checkpoint:
     rule : signcore.Rule
         With the hyperparameters to save; an optax state has none.
     params : tree of arrays
-        What the rule sees: under a mask, the masked params.
+        What the rule sees: under a mask, the masked params; of Flax NNX, ``nnx.state(model, nnx.Param)``.
     state : optax state
-        Of the rule's transformation, or of a chain, a wrapper and the like that hold one of it.
+        Of the rule's transformation, or of a chain, a wrapper (`flax.nnx.Optimizer`) and the like that hold one of it.
 
     Returns
     -------
@@ -46,8 +47,8 @@ def export(rule: Rule, params: Any, state: Any) -> Checkpoint:
     >>> export(rule, params, from_rule(rule).init(params)).state.step
     Array(0, dtype=int32)
     """
-    own = _own(rule, state)
-    shape, leaves = flatten(params)
+    own = _own(rule, pure(state))
+    shape, leaves = flatten(pure(params))
     fields = {
         name: getattr(own, name)
         if kind in WHOLE
@@ -82,8 +83,9 @@ def restore(saved: Checkpoint, params: Any, state: Any) -> tuple[Any, Any]:
     >>> params["w"]
     Array([0., 0.], dtype=float32)
     """
-    shape, leaves = flatten(params)
-    fresh = _own(saved.rule, state)
+    shape, leaves = flatten(pure(params))
+    inner = pure(state)
+    fresh = _own(saved.rule, inner)
     core = _by_path(saved.params)
     present = [name for name, p in zip(shape.names, leaves, strict=True) if p is not None]
     checks.same_structure("saved", sorted(core), "params", sorted(present))
@@ -105,8 +107,9 @@ def restore(saved: Checkpoint, params: Any, state: Any) -> tuple[Any, Any]:
         )
     new = fresh._replace(**fields)
     is_own = _is_own(saved.rule)
-    state = jax.tree.map(lambda node: new if is_own(node) else node, state, is_leaf=is_own)
-    return shape.build({name: _at(core.get(name), p) for name, p in zip(shape.names, leaves, strict=True)}), state
+    inner = jax.tree.map(lambda node: new if is_own(node) else node, inner, is_leaf=is_own)
+    arrays = shape.build({name: _at(core.get(name), p) for name, p in zip(shape.names, leaves, strict=True)})
+    return refilled(params, arrays), refilled(state, inner)
 
 
 def _own(rule: Rule, state: Any) -> Any:

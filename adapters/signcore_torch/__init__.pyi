@@ -13,6 +13,7 @@ from .optimizer import SignOptimizer as SignOptimizer
 from .portable import export as export
 from .portable import restore as restore
 from signcore.fields import Number
+from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 
 __all__ = [
@@ -89,6 +90,12 @@ class AASS(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -135,6 +142,8 @@ class AASS(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -198,6 +207,12 @@ class ALIAS(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -252,6 +267,8 @@ class ALIAS(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -302,6 +319,12 @@ class ALIASAdam(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -350,6 +373,8 @@ class ALIASAdam(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -406,6 +431,12 @@ class ALIASCompact(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -456,6 +487,8 @@ class ALIASCompact(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -520,6 +553,12 @@ class ALIASMomentum(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -574,6 +613,8 @@ class ALIASMomentum(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -625,6 +666,12 @@ class DitheredSignum(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -673,6 +720,8 @@ class DitheredSignum(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -722,6 +771,12 @@ class EFSignSGD(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -763,6 +818,8 @@ class EFSignSGD(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -826,6 +883,12 @@ class Hybrid(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -880,6 +943,8 @@ class Hybrid(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -920,6 +985,12 @@ class Lion(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -964,6 +1035,8 @@ class Lion(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1004,6 +1077,12 @@ class MonotoneSignSGD(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1050,6 +1129,8 @@ class MonotoneSignSGD(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1092,6 +1173,12 @@ class NoisySignSGD(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1135,6 +1222,8 @@ class NoisySignSGD(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1179,6 +1268,12 @@ class Rprop(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1224,6 +1319,8 @@ class Rprop(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1262,6 +1359,12 @@ class SGD(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1301,6 +1404,8 @@ class SGD(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1337,6 +1442,12 @@ class SignSGD(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1377,6 +1488,8 @@ class SignSGD(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1428,6 +1541,12 @@ class Signum(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1474,6 +1593,8 @@ class Signum(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1519,6 +1640,12 @@ class SSDM(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1562,6 +1689,8 @@ class SSDM(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1601,6 +1730,12 @@ class StoSignSGD(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1644,6 +1779,8 @@ class StoSignSGD(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...
 
@@ -1687,6 +1824,12 @@ class Tiger(SignOptimizer):
         that shall change between replays must be a tensor there.
     compile : bool, default False
         Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+    process_group : torch.distributed.ProcessGroup, optional
+        Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+        coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+        parameters must be the same words on every rank at first. None steps alone.
+    check_every : int, default 0
+        Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never.
 
     Notes
     -----
@@ -1735,5 +1878,7 @@ class Tiger(SignOptimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         compile: bool = False,
+        process_group: ProcessGroup | None = None,
+        check_every: int = 0,
     ) -> None:
         ...

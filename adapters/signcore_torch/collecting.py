@@ -9,7 +9,7 @@ import torch
 from signcore import Rule
 from signcore.marks import WHOLE
 
-from . import groups, options, sharded, state
+from . import groups, options, sharded, state, together
 from .saving import Restorable
 
 
@@ -29,7 +29,8 @@ class Collecting(Restorable):
         groups.check_grads(group["params"], names)
         sharded.check_grads(group["params"], names)
         rule = self._rule_of(group, i)
-        self._joining += state.join(rule, group["params"], names, self.state)
+        rank = 0 if self._workers is None else self._workers.rank
+        self._joining += state.join(rule, group["params"], names, self.state, rank)
         for p in group["params"]:
             saved = self.state.get(p)
             active = p.grad is not None
@@ -57,9 +58,10 @@ class Collecting(Restorable):
             return False
         rates = [groups.number("lr", group["lr"]) for group in self.param_groups]
         if not all(isinstance(rate, (int, float, torch.Tensor)) and float(rate) == 0.0 for rate in rates):
-            return False
+            return together.all_do(self._workers, False)
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        return bool(params) and all(p.grad is not None and not _any(p.grad) for p in params)
+        so = bool(params) and all(p.grad is not None and not _any(p.grad) for p in params)
+        return together.all_do(self._workers, so)
 
 
 def _any(grad: Any) -> bool:

@@ -6,33 +6,15 @@ import dataclasses
 import inspect
 from typing import Any
 
+from torch.distributed import ProcessGroup
 from torch.optim.optimizer import ParamsT
 
 from signcore import Rule
 from signcore.rule import classes
 
 from . import groups, options
+from .document import document
 from .optimizer import SignOptimizer
-
-_PARAMS = """params : iterable
-    Tensors, dicts that define parameter groups, or (name, tensor) tuples. A group's dict may set any of
-    the hyperparameters below."""
-_PER_GROUP = """
-    What this rule measures "over all parameters", it measures over those of each group by itself: over all their
-    shards, where they are DTensors."""
-_EXAMPLE = """Examples
---------
->>> import torch, signcore_torch
->>> w = torch.nn.Parameter(torch.ones(3))
->>> optimizer = signcore_torch.{name}([w], lr=0.1)
->>> def closure():
-...     optimizer.zero_grad()
-...     loss = w.square().sum()
-...     loss.backward()
-...     return loss
->>> optimizer.step(closure)  # after a backward of your own, optimizer.step() will do where no loss is needed
-tensor(3., grad_fn=<SumBackward0>)"""
-
 
 _MADE: dict[type[Rule], type[SignOptimizer]] = {}
 
@@ -54,14 +36,23 @@ def optimizer_class(rule_class: type[Rule]) -> type[SignOptimizer]:
     name = rule_class.__name__
     known = rule_class in classes().values()
     module = __name__.rpartition(".")[0] if known else rule_class.__module__
-    made = type(name, (SignOptimizer,), {"rule_class": rule_class, "__module__": module, "__doc__": _doc(rule_class)})
+    made = type(
+        name, (SignOptimizer,), {"rule_class": rule_class, "__module__": module, "__doc__": document(rule_class)}
+    )
     made.__init__ = _constructor(made, rule_class)  # type: ignore[misc]  # each class has a signature of its own
     _MADE[rule_class] = made
     return made
 
 
 def from_rule(
-    params: ParamsT, rule: Rule, *, foreach: bool | None = None, capturable: bool = False, compile: bool = False
+    params: ParamsT,
+    rule: Rule,
+    *,
+    foreach: bool | None = None,
+    capturable: bool = False,
+    compile: bool = False,
+    process_group: ProcessGroup | None = None,
+    check_every: int = 0,
 ) -> SignOptimizer:
     """The optimizer of a rule, with the rule's hyperparameters as its defaults.
 
@@ -73,6 +64,8 @@ def from_rule(
         Its class decides the optimizer's class, its fields the defaults of all parameter groups.
     foreach, capturable, compile : bool
         How the step is run, see any of the classes.
+    process_group, check_every
+        With whom it steps, likewise.
 
     Returns
     -------
@@ -94,6 +87,7 @@ def from_rule(
         raise TypeError(f"`rule` is {rule!r}; pass a rule, for example signcore.rule(name, lr=...)")
     values = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
     how: dict[str, Any] = {"foreach": foreach, "capturable": capturable, "compile": compile}
+    how |= {"process_group": process_group, "check_every": check_every}
     return optimizer_class(type(rule))(params, **values, **how)
 
 
@@ -124,22 +118,3 @@ def _constructor(owner: type[SignOptimizer], rule_class: type[Rule]) -> Any:
     __init__.__qualname__ = f"{owner.__name__}.__init__"
     __init__.__module__ = owner.__module__
     return __init__
-
-
-def _doc(rule_class: type[Rule]) -> str:
-    """The rule's docstring with the parameter `params`, and an example of the optimizer for the rule's."""
-    doc = inspect.cleandoc(rule_class.__doc__ or "")
-    before, heading, after = doc.partition("Parameters\n----------\n")
-    if not heading:
-        return doc
-    after = after.partition("\n\nExamples\n--------\n")[0]
-    params = _PARAMS + _PER_GROUP if _measures(rule_class) else _PARAMS
-    arguments, blank, rest = after.partition("\n\n")
-    after = f"{arguments}\n{options.DOC}{blank}{rest}"
-    return f"{before}{heading}{params}\n{after}\n\n{_EXAMPLE.format(name=rule_class.__name__)}\n"
-
-
-def _measures(rule_class: type[Rule]) -> bool:
-    """Whether a rule may measure numbers of the whole tree: of the gradients, or of the aggregate."""
-    measured = any(partial.kind is not None for name, partial in rule_class.PARTIALS.items() if name != "nonfinite")
-    return measured or rule_class.settlements is not Rule.settlements

@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from signcore.marks import marks
 
-from . import closures, groups, steps
+from . import closures, groups, steps, together
 from .collecting import Collecting
 
 
@@ -51,10 +51,13 @@ class SignOptimizer(Collecting):
             cls.numbers, cls.options = groups.split(cls.rule_class)
 
     def __init__(self, params: ParamsT, hyperparameters: dict[str, Any]) -> None:
-        defaults = {name: groups.plain(value) for name, value in hyperparameters.items()}
-        groups.rule_of(self.rule_class, defaults)
         self._reset()
-        super().__init__(params, {**defaults, "rule": self.rule_class.name})
+        self._workers = together.asked_for(hyperparameters)
+        defaults = {name: groups.plain(value) for name, value in hyperparameters.items()}
+        with together.together(self, self._workers):
+            groups.rule_of(self.rule_class, defaults)
+            super().__init__(params, {**defaults, "rule": self.rule_class.name})
+            together.check(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose dict may set any hyperparameter; nothing is added when anything does not fit."""
@@ -92,19 +95,18 @@ class SignOptimizer(Collecting):
         FloatingPointError
             A gradient holds inf or NaN and a group has ``nonfinite="raise"``.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         if torch.compiler.is_compiling():
+            loss = self._loss(closure)
             self._step(closure, loss)
             return loss
         self._joining = []
         try:
-            if closure is None and self._only_makes_states():
-                self._jobs()
-                return None
-            self._step(closure, loss)
+            with together.heard(self._workers):
+                loss = self._loss(closure)
+                if closure is None and self._only_makes_states():
+                    self._jobs()
+                    return None
+                self._step(closure, loss)
         except BaseException:
             for p in self._joining:
                 del self.state[p]
@@ -112,6 +114,13 @@ class SignOptimizer(Collecting):
         finally:
             self._joining = []
         return loss
+
+    def _loss(self, closure: Any) -> Any:
+        together.refuse_copies(self._parted)
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
 
     def _step(self, closure: Any, loss: Any) -> None:
         """All groups are computed before anything is written, so an error changes nothing."""
@@ -122,7 +131,9 @@ class SignOptimizer(Collecting):
         results = []
         for i, job in enumerate(jobs):
             inputs = closures.inputs(self._rules[i], self.param_groups, i, closure, loss)
-            results.append(steps.compute(self._rules[i], self.param_groups, i, self.numbers, *job, inputs))
+            results.append(
+                steps.compute(self._rules[i], self.param_groups, i, self.numbers, *job, inputs, self._workers)
+            )
         for i, ((params, _, columns), (new, after)) in enumerate(zip(jobs, results, strict=True)):
             steps.write(self._rules[i], params, columns, new, after)
 

@@ -19,7 +19,13 @@ capturable : bool, default False
     Keep all numbers of a step on the parameters' device, so that it may be captured in a CUDA graph; a number
     that shall change between replays must be a tensor there.
 compile : bool, default False
-    Compile the step, once: a number that changes compiles nothing anew. For rules without a closure."""
+    Compile the step, once: a number that changes compiles nothing anew. For rules without a closure.
+process_group : torch.distributed.ProcessGroup, optional
+    Step together with the ranks of the group, each of which has its own gradients: signs travel, one or two bits a
+    coordinate, and no gradient has to be averaged before (a plain module, or DDP under ``no_sync``). All
+    parameters must be the same words on every rank at first. None steps alone.
+check_every : int, default 0
+    Compare what all ranks share every so many steps, by a digest, and raise where it differs; 0 is never."""
 
 
 def parameters() -> list[inspect.Parameter]:
@@ -30,6 +36,11 @@ def parameters() -> list[inspect.Parameter]:
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotations.get(name, "bool")
         )
         for name, default in DEFAULTS.items()
+    ] + [
+        inspect.Parameter(
+            "process_group", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="ProcessGroup | None"
+        ),
+        inspect.Parameter("check_every", inspect.Parameter.KEYWORD_ONLY, default=0, annotation="int"),
     ]
 
 

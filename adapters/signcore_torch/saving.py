@@ -32,10 +32,17 @@ class Restorable(torch.optim.Optimizer):
         self._rules: list[Rule] = []  # one per parameter group, made when first needed
         self._joining: list[torch.Tensor] = []  # parameters whose first step is under way
         self._compiled = Compiled()
+        self._workers: Any = None  # who steps together
+        self._parted = False  # a copy of an optimizer that had workers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_parted": self._parted or self._workers is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        workers, parted = getattr(self, "_workers", None), state.get("_parted", getattr(self, "_parted", False))
         super().__setstate__(state)
         self._reset()
+        self._workers, self._parted = workers, parted  # load_state_dict comes here as well as pickle
         # An option that is newer than what was saved has its default, which is what was done without it.
         for name, default in groups.defaults_of(self.rule_class).items():
             self.defaults.setdefault(name, default)

@@ -19,7 +19,9 @@ from .sharded import laid_out, local
 States = dict[torch.Tensor, dict[str, Any]]  # an optimizer's `state`
 
 
-def join(rule: Rule, params: list[torch.Tensor], names: list[str], states: States) -> list[torch.Tensor]:
+def join(
+    rule: Rule, params: list[torch.Tensor], names: list[str], states: States, worker: int = 0
+) -> list[torch.Tensor]:
     """Give a state to those parameters of a group that have a gradient and no state; returns them.
 
     A parameter that joins takes the shared fields of those before it. A field that an option brought in
@@ -32,7 +34,7 @@ def join(rule: Rule, params: list[torch.Tensor], names: list[str], states: State
     if not lacking:
         return []
     checks.distinct("names", [names[j] for j in lacking], len(lacking))
-    fresh = rule.init({names[j]: local(params[j]) for j in lacking})  # a dict, so that messages have the names
+    fresh = rule.init({names[j]: local(params[j]) for j in lacking}, worker=worker)  # a dict: names in messages
     before = next((states[p] for p in params if states.get(p)), {})
     joining = [params[j] for j in lacking if not states.get(params[j])]
     for j in lacking:

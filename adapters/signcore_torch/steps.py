@@ -12,6 +12,7 @@ from signcore.marks import WHOLE
 from signcore.walk import check_hyper
 
 from . import groups, joined, meshes, sharded, shards
+from .workers import Workers
 
 Columns = Mapping[str, list[Any]]  # field of the state to its tensors, in the order of the parameters
 
@@ -33,10 +34,11 @@ def compute(
     grads: list[Any],
     columns: Columns,
     inputs: Mapping[str, Any],
+    workers: Workers | None = None,
 ) -> tuple[list[Any], Any]:
     """What a step makes of group `i`: the parameters' changes and the new state. Nothing is written.
 
-    `inputs` are the rule's beside the gradients.
+    `inputs` are the rule's beside the gradients, `workers` those that step together, if there are several.
 
     While torch.compile traces, the new parameters instead of the changes. Their sum is the same to the bit,
     but a compiler that joins two steps could keep a 16-bit parameter in 32 bits between them, which
@@ -50,6 +52,8 @@ def compute(
         meshes.check_presence(group["params"], groups.names_of(param_groups, i))
     device = next((p.device for p in params if p is not None), None)
     if device is None:
+        if workers is not None:
+            workers.nothing(rule, group, numbers)
         return [], None
     old = state_of(rule, columns)
     if torch.compiler.is_compiling():
@@ -61,13 +65,15 @@ def compute(
             check_hyper(rule, hyper)
             hyper = {name: groups.traced(value, device) for name, value in hyper.items()}
         try:
+            if workers is not None:
+                return workers.delta(rule, groups.names_of(param_groups, i), params, grads, old, hyper, inputs)
             if apart:
                 return shards.step(rule, group["params"], params, grads, old, hyper, inputs)
             if group["foreach"] and joined.fits(rule, params, grads, columns):
                 return joined.delta(rule, params, grads, old, hyper)
             new, after = rule.delta(params, grads, old, hyper=hyper, **inputs)
         except (TypeError, ValueError, FloatingPointError) as error:
-            if inputs:  # which may be evaluated once only
+            if inputs or workers is not None:  # which may be evaluated once only
                 raise
             raise renamed(error, rule, groups.names_of(param_groups, i), params, grads, old, hyper) from None
     return new, after

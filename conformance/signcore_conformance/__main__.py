@@ -1,4 +1,4 @@
-"""``python -m signcore_conformance``: the suite; ``demo``, ``primitives``, ``fuzz``, ``relay``, ``gpu`` beside it."""
+"""``python -m signcore_conformance``: the suite, and beside it ``demo``, ``primitives``, ``fuzz``, ``relay``, ..."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .cells import Cell, Plan
 from .suite import Results, cells_expected, choose, execute, names_in
 from .workloads import LARGE, NAMES, QUICK_NAMES, SMALL, USUAL
 
-COMMANDS = ("demo", "primitives", "fuzz", "relay")  # a module each, with a `main`
+COMMANDS = ("demo", "primitives", "fuzz", "relay", "distributed")  # a module each, with a `main`
 DEVICES = ("cupy", "torch-cuda", "torch-cuda-compile", "jax-cuda", "jax-cuda-jit")
 
 
@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "Subcommands: demo (train on digits everywhere), primitives (each one against an oracle and on every backend), "
         "fuzz (random programs over the primitives), "
         "relay (a run that changes backend through checkpoint files), "
+        "distributed (many processes and devices against the simulation in one), "
         "gpu (the suite on the devices of this machine, and the launches of a step of the CuPy loop).",
     )
     parser.add_argument("--json", metavar="FILE", help="write all results to FILE")

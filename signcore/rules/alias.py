@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..estimator import TwoPoints
 from ..fields import Hyper
-from ..marks import Copy, PerLeaf, Scalar, Shared, Stream, Vote
+from ..marks import Copy, OwnCopy, PerLeaf, Scalar, Shared, Stream, Vote
 from ..ops import flush
 
 
@@ -21,7 +21,7 @@ class ALIASState(NamedTuple):
     gap: Scalar  # f(x_0) - lower_bound, of option II
     d: Scalar  # estimate of f(x_0) - min f, of option I
     total: Scalar  # sum of <g, x_prev - p>, of option I
-    g_prev: Copy  # params' dtype, gradient of the last update; not with sample="same"
+    g_prev: OwnCopy  # params' dtype, gradient of the last update; not with sample="same"
     x_prev: Copy  # params' dtype, parameters of the last update
     started: PerLeaf  # int32, 1 once the leaf has these two
     stream: Stream  # two int32 words per leaf, only for sign_zero="random"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from .. import checks, frameworks
 from ..fields import Hyper, Number, flag, number
-from ..marks import Copy, Mean, Partial, PerElement, Scalar, Shared
+from ..marks import Mean, OwnCopy, Partial, PerElement, Scalar, Shared
 from ..ops import descent, ema, flush, product, quotient, sign, sqrt, where
 from ..rule import Rule
 
@@ -21,7 +21,7 @@ class ALIASAdamState(NamedTuple):
     step: Shared  # int32, steps done
     m: PerElement  # state dtype, average of d*g, 0 at first
     v: PerElement  # state dtype, average of (d*g)**2, 0 at first
-    g_prev: Copy  # params' dtype, the last gradient
+    g_prev: OwnCopy  # params' dtype, the last gradient
     r: Scalar  # per leaf, average of d*<|g|, |g_prev|>, 1 from the first step on
     d: Scalar  # per leaf, the largest of these and d0
 

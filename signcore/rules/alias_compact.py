@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..bounded import Bounded
 from ..fields import Hyper
-from ..marks import Packed, PerLeaf, Scalar, Shared, Stream, Vote
+from ..marks import OwnPacked, PerLeaf, Scalar, Shared, Stream, Vote
 from ..ops import flush
 
 
@@ -26,7 +26,7 @@ class ALIASCompactState(NamedTuple):
     least: Scalar  # and its smallest
     rate: Scalar  # the last gamma, of option I
     moved: Scalar  # norm of the last displacement
-    signs: Packed  # uint8, a bit for each sign of the last gradient, of option I
+    signs: OwnPacked  # uint8, a bit for each sign of the last gradient, of option I
     last: PerLeaf  # int32, the step of that gradient, from 1 on
     stream: Stream  # two int32 words per leaf, only for sign_zero="random"
 

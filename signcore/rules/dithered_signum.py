@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from .. import checks
 from ..dtypes import name_of
 from ..fields import Hyper, Number, flag, number, option
-from ..marks import Partial, PerElement, Shared, Stream, Vote
+from ..marks import Own, Partial, Shared, Stream, Vote
 from ..normal import normal
 from ..ops import descent, ema, flush, product, quotient, sqrt, where
 from ..powers import annealed
@@ -22,7 +22,7 @@ class DitheredSignumMessage(NamedTuple):
 
 class DitheredSignumState(NamedTuple):
     step: Shared  # int32, steps done
-    m: PerElement  # state dtype, average of the gradients, 0 at first
+    m: Own  # state dtype, average of the gradients, 0 at first
     stream: Stream  # two int32 words per leaf; none with alpha=0
 
 

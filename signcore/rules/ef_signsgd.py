@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..fields import Hyper, Number, flag, number, option
 from ..frameworks import namespace
-from ..marks import Partial, PerElement, Scale, Scaled, Shared
+from ..marks import Own, Partial, PerElement, Scale, Scaled, Shared
 from ..ops import descent, flush, product, quotient, sign, where
 from ..rule import Rule
 
@@ -19,8 +19,8 @@ class EFSignSGDMessage(NamedTuple):
 
 class EFSignSGDState(NamedTuple):
     step: Shared  # int32, steps done
-    e: PerElement  # state dtype, what this worker has not sent yet, in the unit of a step, 0 at first
-    v: PerElement  # state dtype, heavy-ball momentum, 0 at first
+    e: Own  # state dtype, what this worker has not sent yet, in the unit of a step, 0 at first
+    v: Own  # state dtype, heavy-ball momentum, 0 at first
     # state dtype, what the server has not sent back yet, 0 at first; only for two_sided. Every node holds the same
     # words of it: they follow from the aggregate, so who aggregates a slice of the votes needs that slice alone.
     server_e: PerElement

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ..calibration import Calibrated
 from ..dtypes import name_of
 from ..fields import Hyper, Number, flag, number
-from ..marks import Mean, PerElement, Scalar, Shared, Stream, Vote
+from ..frameworks import is_traced, to_numpy
+from ..marks import Mean, Own, Scalar, Shared, Stream, Vote
 from ..normal import normal
 from ..ops import cast, descent, ema, flush, product, sign, sqrt, where
 from ..powers import power
@@ -22,7 +23,7 @@ class HybridMessage(NamedTuple):
 class HybridState(NamedTuple):
     step: Shared  # int32, steps done
     switched: Shared  # int32, 1 once the steps are SGD's
-    m: PerElement  # state dtype, average of the gradients, 0 at first
+    m: Own  # state dtype, average of the gradients, 0 at first
     lbar: Scalar  # average of lambda per unit of lr, 0 at first, frozen by the switch
     share: Scalar  # the same average of ones, 1 - eta^k; for bias_correction and the automatic switch
     stream: Stream  # two int32 words per leaf, only with noise
@@ -112,6 +113,11 @@ class Hybrid(Calibrated):
     @property
     def draws_noise(self) -> bool:
         return self.dithered or self.sign_zero == "random"
+
+    def sends(self, state: HybridState) -> tuple[str, ...]:
+        if is_traced(state.switched):
+            return ("sign", "gradient")
+        return ("gradient",) if int(to_numpy(state.switched)) else ("sign",)
 
     def measure_leaf(self, p: Any, g: Any, s: HybridState, h: Hyper) -> dict[str, Any]:
         g = flush(g)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..fields import Hyper, Number, number
-from ..marks import Late, Shared, Stream, Vote
+from ..marks import OwnLate, Shared, Stream, Vote
 from ..ops import ema, flush
 from ..voting import SignRule
 
@@ -17,7 +17,7 @@ class LionMessage(NamedTuple):
 
 class LionState(NamedTuple):
     step: Shared  # int32, steps done
-    m: Late  # state dtype, slow average of the gradients, 0 at first
+    m: OwnLate  # state dtype, slow average of the gradients, 0 at first
     stream: Stream  # two int32 words per leaf, only for sign_zero="random"
 
 

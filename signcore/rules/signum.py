@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .. import checks
 from ..fields import Hyper, Number, flag, number, option
-from ..marks import PerElement, PerLeaf, Shared, Stream, Vote
+from ..marks import Own, PerLeaf, Shared, Stream, Vote
 from ..ops import complement, ema, flush, product, where
 from ..voting import SignRule
 
@@ -18,7 +18,7 @@ class SignumMessage(NamedTuple):
 
 class SignumState(NamedTuple):
     step: Shared  # int32, steps done
-    m: PerElement  # state dtype, average of the gradients, 0 at first
+    m: Own  # state dtype, average of the gradients, 0 at first
     started: PerLeaf  # int32, 1 once the leaf has a velocity, only for form="heavy_ball"
     stream: Stream  # two int32 words per leaf, only for sign_zero="random"
 

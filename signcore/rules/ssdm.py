@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..fields import Hyper, Number, number, option
-from ..marks import MeanOfSigns, Partial, PerElement, PerLeaf, Shared, Stream
+from ..marks import MeanOfSigns, Own, Partial, PerLeaf, Shared, Stream
 from ..ops import descent, ema, flush, sign, where
 from ..rule import Rule
 from ..sampling import drawn
@@ -19,7 +19,7 @@ class SSDMMessage(NamedTuple):
 
 class SSDMState(NamedTuple):
     step: Shared  # int32, steps done
-    m: PerElement  # state dtype, average of the gradients, the first one at first
+    m: Own  # state dtype, average of the gradients, the first one at first
     started: PerLeaf  # int32, 1 once the leaf has an average
     stream: Stream  # two int32 words per leaf, each worker's own
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..fields import Hyper, Number, number
-from ..marks import PerElement, Shared, Stream, Vote
+from ..marks import Own, Shared, Stream, Vote
 from ..ops import ema, flush, where
 from ..sampling import drawn
 from ..voting import SignRule
@@ -18,8 +18,8 @@ class StoSignSGDMessage(NamedTuple):
 
 class StoSignSGDState(NamedTuple):
     step: Shared  # int32, steps done
-    m: PerElement  # state dtype, average of the gradients, 0 at first
-    peak: PerElement  # state dtype, largest |m| so far
+    m: Own  # state dtype, average of the gradients, 0 at first
+    peak: Own  # state dtype, largest |m| so far
     stream: Stream  # two int32 words per leaf, each worker's own
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..fields import Hyper, Number, flag, number
-from ..marks import Partial, PerElement, Shared, Stream, Vote
+from ..marks import Own, Partial, Shared, Stream, Vote
 from ..ops import descent, ema, flush, product, quotient, sqrt, where
 from ..voting import SignRule
 
@@ -18,7 +18,7 @@ class TigerMessage(NamedTuple):
 
 class TigerState(NamedTuple):
     step: Shared  # int32, steps done
-    m: PerElement  # state dtype, average of the gradients, 0 at first
+    m: Own  # state dtype, average of the gradients, 0 at first
     stream: Stream  # two int32 words per leaf, only for sign_zero="random"
 
 

@@ -320,3 +320,83 @@ def test_bad_gradients_change_nothing(same):
     with pytest.raises(FloatingPointError, match="holds inf or NaN"):
         training.step([np.full_like(g, np.nan) for g in arrays(1)])
     same(training.words(), before)
+
+
+def test_a_schedule_of_signcore_can_be_set_later():
+    model = model_with(signcore_keras.Lion(0.02))
+    schedule = sc.schedules.cosine(0.02, total_steps=8)
+    model.optimizer.learning_rate = schedule
+    fit(model)
+    assert float(model.optimizer.learning_rate) == schedule(4)
+    assert float(copy_of(model.optimizer).learning_rate) == schedule(0)
+
+
+@pytest.mark.parametrize("bad", [-0.5, float("nan"), float("inf"), np.float32(-1.0)])
+def test_a_bad_rate_of_a_callback_raises_and_changes_nothing(bad, same):
+    model = model_with(signcore_keras.Lion(0.02))
+    model.optimizer.build(model.trainable_variables)
+    before = everything(model)
+    with pytest.raises(ValueError, match=r"`learning_rate` is .*; it must be finite and in"):
+        model.fit(*data(), verbose=0, callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch, lr: bad)])
+    same(everything(model), before)
+    with pytest.raises(ValueError, match="`learning_rate` is"):
+        model.optimizer.learning_rate = keras.ops.convert_to_tensor(bad)
+    with pytest.raises(TypeError, match="`learning_rate` is 'fast'"):
+        model.optimizer.learning_rate = "fast"
+    same(everything(model), before)
+
+
+def test_weights_of_another_rule_or_shape_are_refused(tmp_path, same):
+    model, path = model_with(signcore_keras.Lion(0.02)), tmp_path / "lion.weights.h5"
+    fit(model)
+    model.save_weights(path)
+    for optimizer in (signcore_keras.Signum(0.02), keras.optimizers.SGD(0.02, momentum=0.9)):
+        other = model_with(optimizer)
+        fit(other)
+        before = everything(other)[-len(optimizer.variables) :]
+        if isinstance(optimizer, signcore_keras.SignOptimizer):
+            with pytest.raises(ValueError, match=r"variables are those of lion .*this one's rule is signum"):
+                other.load_weights(path)
+            same(everything(other)[-len(optimizer.variables) :], before)
+        else:
+            other.save_weights(tmp_path / "keras.weights.h5")
+    with pytest.raises(ValueError, match="variables are those of no rule of signcore"):
+        model.load_weights(tmp_path / "keras.weights.h5")
+    again = model_with(signcore_keras.Lion(0.02))
+    again.optimizer.build(again.trainable_variables)
+    again.load_weights(path)
+    wanted = model_with(signcore_keras.Lion(0.02))
+    fit(wanted)
+    same(everything(again), everything(wanted))
+
+
+def test_shapes_are_checked_before_the_first_assignment(same):
+    store, saved = {}, Training(signcore_keras.Lion(0.02), arrays(0))
+    saved.optimizer.save_own_variables(store)
+    assert len(store) == len(saved.optimizer.variables) + 1
+    store[max((key for key in store if key.isdigit()), key=int)] = np.ones((7, 7), np.float32)
+    training = Training(signcore_keras.Lion(0.5), arrays(0))
+    before = [keras.ops.convert_to_numpy(v.value) for v in training.optimizer.variables]
+    with pytest.raises(ValueError, match=r"of lion .*has the shape \(7, 7\) in the file"):
+        training.optimizer.load_own_variables(store)
+    del store["0"]
+    with pytest.raises(ValueError, match=f"the file has {len(before) - 1} variables"):
+        training.optimizer.load_own_variables(store)
+    same([keras.ops.convert_to_numpy(v.value) for v in training.optimizer.variables], before)
+
+
+def test_weight_decay_is_fixed():
+    optimizer = signcore_keras.Lion(0.1, weight_decay=0.25)
+    with pytest.raises(AttributeError, match=r"`weight_decay` is set to 0\.5, .*Lion\(\.\.\., weight_decay=0\.5\)"):
+        optimizer.weight_decay = 0.5
+    assert optimizer.weight_decay == optimizer.rule.weight_decay == optimizer.get_config()["weight_decay"] == 0.25
+
+
+def test_exclusion_from_decay_is_called_again_after_loading(tmp_path, same):
+    model = model_with(signcore_keras.Lion(0.02, weight_decay=0.5))
+    model.optimizer.exclude_from_weight_decay(var_names=["bias"])
+    fit(model)
+    again = saved(model, tmp_path)
+    again.optimizer.exclude_from_weight_decay(var_names=["bias"])
+    fit(model), fit(again)
+    same(everything(again), everything(model))

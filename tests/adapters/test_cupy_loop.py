@@ -1,9 +1,12 @@
 """The loop for CuPy arrays, on NumPy's, on strict ones and on arrays that refuse to be read (C1 to C3)."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import io
 import itertools
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -252,6 +255,29 @@ def test_progress_bar(monkeypatch, rule, terminal, progress, shown):
     signcore_cupy.run(rule, np.asarray([1.0]), lambda p, k: p, 3, progress=progress)
     assert ("3/3" in stderr.getvalue()) is shown
     assert bool(stderr.getvalue()) is shown
+
+
+PRINTING = """
+import numpy as np, signcore as sc, signcore_cupy
+rule = sc.rule(sc.rules()[0], lr=0.1)
+signcore_cupy.run(rule, np.ones(1), lambda p, k: p, 3, callback=lambda step, *_: print("reached", step))
+"""
+
+
+def test_prints_of_callbacks_stay_on_stdout():
+    ours, theirs = os.openpty()  # a terminal as stderr, a pipe as stdout: python train.py > log.txt
+    started = subprocess.Popen([sys.executable, "-c", PRINTING], stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal that nobody has open by an error
+        while read := os.read(ours, 4096):
+            shown += read
+    os.close(ours)
+    printed, _ = started.communicate()
+    assert started.returncode == 0, shown
+    assert b"3/3" in shown
+    assert b"reached" not in shown
+    assert printed.split() == b"reached 1 reached 2 reached 3".split()
 
 
 def test_no_bar_without_rich(monkeypatch, rule):

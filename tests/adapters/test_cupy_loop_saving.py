@@ -13,6 +13,7 @@ import signcore as sc
 import signcore_cupy
 from signcore.checkpoint import CheckpointError, Saved, load
 from signcore_conformance import golden
+from signcore_cupy import saving
 
 RULES = [name for name in sc.rules() if not golden.variants(name)[0].needs]
 PARAMS = {"w": np.linspace(-1, 1, 7).astype(np.float32), "b": np.ones(3, np.float32)}
@@ -73,6 +74,24 @@ def test_ctrl_c_just_after_a_checkpoint_writes_no_second_one(tmp_path: Path) -> 
     with pytest.raises(signcore_cupy.Interrupted):
         signcore_cupy.run(sc.Lion(lr=0.1), PARAMS, later, 9, checkpoint=tmp_path / "run", save_every=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_the_last_checkpoint_is_written(monkeypatch: Any, tmp_path: Path, same: Any) -> None:
+    write, calls = saving.write, []
+
+    def interrupted(*arguments: Any) -> int:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    monkeypatch.setattr(saving, "write", interrupted)
+    with pytest.raises(signcore_cupy.Interrupted) as caught:
+        signcore_cupy.run(sc.Lion(lr=0.1), PARAMS, grad_fn, 3, checkpoint=tmp_path / "run", save_every=100)
+    assert caught.value.step == 3
+    whole = signcore_cupy.run(sc.Lion(lr=0.1), PARAMS, grad_fn, 3)
+    same((caught.value.params, caught.value.state), whole)
+    same(tuple(load(tmp_path / "run")[1:]), whole)
 
 
 def test_steps_that_were_skipped_count_as_done(tmp_path: Path, same: Any) -> None:

@@ -23,6 +23,7 @@ def test_there_are_sources():
     assert {path.relative_to(ADAPTERS).parts[0] for path in SOURCES} == {
         "signcore_cupy",
         "signcore_keras",
+        "signcore_mpi",
         "signcore_optax",
         "signcore_torch",
     }

@@ -140,7 +140,7 @@ def test_factory_shows_the_rules_hyperparameters(name):
     parameters = inspect.signature(factory).parameters
     fields = {field.name: field for field in dataclasses.fields(cls)}
     fields["learning_rate"] = fields.pop("lr")
-    assert set(parameters) == {*fields, "mask"}
+    assert set(parameters) == {*fields, "mask", "axis_name", "weights"}
     assert next(iter(parameters)) == "learning_rate"
     for key, field in fields.items():
         missing = field.default is dataclasses.MISSING
@@ -203,6 +203,48 @@ def test_o1_value_fn_reaches_the_rule_with_the_callers_tree(name, monkeypatch):
     tx, params = signcore_optax.from_rule(rule), on_jax(tree(0))
     tx.update(params, tx.init(params), params, value=3.0, value_fn=lambda p: p["s"][0] + p["w"][0, 0])
     assert seen == {"value": 3.0, "loss": params["s"][0] + params["w"][0, 0]}
+
+
+@each_rule
+def test_o1_functions_get_the_extra_arguments_that_they_have_parameters_for(name, monkeypatch):
+    seen = {}
+
+    def delta(self, params, grads, state, *, value_fn=None, grad_fn=None, **keywords):
+        seen.update(value=value_fn(params), grads=grad_fn(params))
+        return grads, state
+
+    def loss(p, batch, *, shift=0.0):
+        return p["s"][0] * batch + shift
+
+    rule, params = rule_of(name), on_jax(tree(0))
+    monkeypatch.setattr(type(rule), "delta", delta)
+    tx, batch, s = signcore_optax.from_rule(rule), jnp.asarray(2.0), params["s"][0]
+    slope = jax.grad(loss)
+    functions = {"value_fn": loss, "grad_fn": jax.jit(lambda p, batch: slope(p, batch))}
+    tx.update(params, tx.init(params), params, **functions, batch=batch, shift=0.5, unexpected=object())
+    assert bits((seen["value"], seen["grads"]["s/0"])) == bits((s * 2.0 + 0.5, batch))
+    with pytest.raises(TypeError, match="batch"):
+        tx.update(params, tx.init(params), params, **functions)
+
+
+COMPARING = [name for name in sc.rules() if "value_fn" in golden.variants(name)[0].needs]
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_o1_extra_arguments_beside_optaxs_line_search(name):
+    tx, params, grads = getattr(signcore_optax, name)(0.1), {"w": jnp.ones(3)}, {"w": jnp.asarray([1.0, -1.0, 2.0])}
+    batch = jnp.asarray([1.0, 2.0, 3.0])
+
+    def loss(p, batch):
+        return jnp.max(p["w"] * batch)
+
+    value = loss(params, batch)
+    alone = tx.update(grads, tx.init(params), params, value=value, value_fn=lambda p: loss(p, batch))
+    given = tx.update(grads, tx.init(params), params, value=value, value_fn=loss, batch=batch)
+    assert bits(given) == bits(alone)
+    chain = optax.chain(tx, optax.scale_by_zoom_linesearch(3))
+    _, after = chain.update(grads, chain.init(params), params, value=value, grad=grads, value_fn=loss, batch=batch)
+    assert bits(after[0]) == bits(alone[1])
 
 
 @each_rule
@@ -600,6 +642,49 @@ def test_o6_injected_values_can_be_changed_and_scheduled(representative):
         return found
 
     assert trajectory(injected, lambda state: state.inner_state) == trajectory(direct, lambda state: state)
+
+
+WEAK = {
+    "cosine": optax.cosine_decay_schedule(0.0123, 10),
+    "python": lambda count: 0.0123,
+    "constant": optax.constant_schedule(0.0123),
+    "piecewise": optax.piecewise_constant_schedule(0.0123, {1: 0.321}),
+    "joined": optax.join_schedules([optax.linear_schedule(0.0123, 0.1, 7), optax.constant_schedule(0.0321)], [2]),
+    "array": jnp.asarray(0.0123),
+    "numpy": np.asarray(0.0123),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("rate", WEAK.values(), ids=WEAK)
+def test_o6_weakly_typed_values_are_not_rounded_beside_bfloat16(rate, wrap):
+    draw = np.random.default_rng(0)
+    start, grads = ({"w": jnp.asarray(draw.standard_normal(400), jnp.bfloat16)} for _ in range(2))
+    found = []
+    for factory, inner in (
+        (signcore_optax.lion, lambda state: state),
+        (optax.inject_hyperparams(signcore_optax.lion), lambda state: state.inner_state),
+    ):
+        tx, params, words = factory(rate, weight_decay=WEAK["python"]), start, []
+        state, update = wrap(tx.init)(params), wrap(tx.update)
+        for _ in range(3):
+            updates, state = update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            words.append(bits((updates, params, inner(state))))
+        found.append(words)
+        assert bool(np.any(np.asarray(updates["w"])))
+    assert found[0] == found[1]
+    assert {leaf.dtype.name for leaf in state.hyperparams.values()} == {"float32"}
+
+
+def test_o6_a_scheduled_float64_stays_one():
+    with jax.enable_x64(True):
+        params, found = {"w": jnp.asarray([1.0, -3.0])}, []
+        for factory in (signcore_optax.lion, optax.inject_hyperparams(signcore_optax.lion)):
+            tx = factory(lambda count: 0.0123, weight_decay=lambda count: jnp.asarray(0.1) / 3.0)
+            found.append(bits(tx.update(params, tx.init(params), params)[0]))
+        assert params["w"].dtype == np.float64
+        assert found[0] == found[1]
 
 
 def test_o6_injection_around_partial_and_own_factories(representative):

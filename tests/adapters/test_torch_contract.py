@@ -193,7 +193,7 @@ class TestT1Constructor:
         cls, fields = class_of(name), {field.name: field for field in dataclasses.fields(classes()[name])}
         found = inspect.signature(cls).parameters
         assert list(found)[:2] == ["params", "lr"]
-        assert set(found) == {"params", *fields, *DEFAULTS}
+        assert set(found) == {"params", *fields, *DEFAULTS, "process_group", "check_every"}
         for key, field in fields.items():
             missing = field.default is dataclasses.MISSING
             assert found[key].default is (inspect.Parameter.empty if missing else field.default)
