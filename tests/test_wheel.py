@@ -22,6 +22,7 @@ PACKAGES = {
     "signcore_optax": "adapters",
     "signcore_cupy": "adapters",
     "signcore_keras": "adapters",
+    "signcore_mpi": "adapters",
     "signcore_conformance": "conformance",
 }
 

@@ -145,7 +145,7 @@ def compared(found: Any, expected: Any, step: int) -> tuple[int, str | None]:
             a, b = to_numpy(a), to_numpy(b)
             if (a.dtype, a.shape) != (b.dtype, b.shape):
                 return count, f"step {step}: {name or 'params'} {path!r} is {a.dtype}{a.shape}, not {b.dtype}{b.shape}"
-            wrong = np.flatnonzero(different(a, b))
+            wrong = different(a, b)
             count += a.size
             if wrong.size:
                 k = int(wrong[0])

@@ -117,6 +117,8 @@ class _Field:
         self.how = aggregation_of(rule, wire)
         self.signs, self.ternary, self.zeros = carries_signs(wire), ternary(rule), zeros
         self.ties = getattr(rule, "ties", "zero")
+        if transport.size == 1:  # one rank's signs are no vote
+            self.ties, self.how = "zero", "majority" if self.how == "weighted" else self.how
 
     def __call__(self, leaves: list[Any], paths: list[str], scales: list[Any]) -> list[Any]:
         if self.how in ("mean", "sum"):

@@ -141,7 +141,7 @@ class Group:
         checks.is_rule("rule", rule, Rule)
         self.check_rule(rule)
         inputs = {"value": value, "grad_fn": grad_fn}
-        if self.transport.size == 1:
+        if self.transport.size == 1 and self.transport.eager:  # traced, the result must be seen to be all devices'
             return rule.delta(
                 params,
                 grads,
