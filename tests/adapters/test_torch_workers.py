@@ -117,7 +117,8 @@ def test_errors_are_on_every_rank_and_change_nothing() -> None:
     assert list(found[0]) == list(found[1])
     for name, (mine, theirs) in ((name, (found[0][name], found[1][name])) for name in found[0]):
         if name in ("skip", "fine"):
-            assert mine[0].startswith("nothing") and theirs[0].startswith("nothing")
+            assert mine[0].startswith("nothing")
+            assert theirs[0].startswith("nothing")
             continue
         assert mine[2] == theirs[2] == "True", name  # no parameter was changed
     both = {
