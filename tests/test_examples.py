@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from signcore_conformance import distributed
+
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 LOSSES = re.compile(r"before (\d+\.\d+) .*after (\d+\.\d+)")
 LONGEST = 80
@@ -46,3 +48,35 @@ def test_trains(path: Path, tmp_path: Path) -> None:
     for before, after in found:
         assert float(after) < float(before) / 2
     assert list(tmp_path.iterdir()) == []
+
+
+FOLDER = Path(__file__).resolve().parents[1] / "examples" / "distributed"
+PYTHON = sys.executable
+LAUNCHED = {
+    "torch_workers": ([PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"], {}),
+    "jax_workers": ([PYTHON], {"JAX_PLATFORMS": "cpu"}),
+    "mpi_workers": ([str(distributed.mpiexec()), "-n"], distributed.MPI),
+}
+
+
+def test_there_are_distributed_examples() -> None:
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(LAUNCHED)
+    assert all(len(path.read_text(encoding="utf-8").splitlines()) < LONGEST for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize(("name", "size"), [("torch_workers", 2), ("jax_workers", 4), ("mpi_workers", 4)])
+def test_trains_on_several_processes(name: str, size: int, tmp_path: Path) -> None:
+    start, more = LAUNCHED[name]
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | more
+    if name == "jax_workers":
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={size}"
+        command = [*start, str(FOLDER / f"{name}.py")]
+    else:
+        command = [*start, str(size), *[PYTHON] * (name == "mpi_workers"), str(FOLDER / f"{name}.py")]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ((before, after),) = LOSSES.findall(done.stdout)
+    assert float(after) < float(before) / 2
+    assert f"{size} " in done.stdout
