@@ -1,7 +1,7 @@
 """``axis_name=``: a transformation whose updates are those of one of several workers, the devices along a mesh axis.
 
-Inside of `jax.shard_map` or `jax.pmap` over that axis, with gradients that are not averaged: JAX sums those with respect
-to replicated parameters, so they are taken at ``jax.lax.pcast(params, axis_name, to="varying")``. Every worker has some
+Inside of `jax.shard_map` or `jax.pmap` over that axis, with gradients that are not averaged. JAX sums those at
+replicated parameters, so they are taken at ``jax.lax.pcast(params, axis_name, to="varying")``. Every worker has some
 state of its own, see `specs`.
 """
 

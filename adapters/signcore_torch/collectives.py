@@ -12,6 +12,9 @@ from signcore.exchange import TransportError
 
 from .heartbeat import Heartbeat
 
+# the name of later versions, which warn of the other
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class Collectives:
     """A `signcore.exchange.Transport` over a process group.
@@ -68,7 +71,7 @@ class Collectives:
         out = x.new_empty((self.size, *x.shape))
         if x.numel():
             flat = (out.view(-1), x.contiguous().view(-1))
-            self._call("gather", x, lambda: dist.all_gather_into_tensor(*flat, group=self.group))
+            self._call("gather", x, lambda: _all_gather(*flat, group=self.group))
         return out
 
     def exchange(self, rows: torch.Tensor) -> torch.Tensor:
