@@ -463,7 +463,7 @@ def automatic(function: Any, *arrays: Any) -> Any:
 
     Only what is passed may be used: values from outside are of another mesh.
     """
-    cut = [array for array in arrays if _is_cut(array)]
+    cut = [array for array in arrays if not isinstance(array, tuple) and _is_cut(array)]
     if not cut:
         return function(*arrays)
     import jax  # the caller's arrays are JAX's: this imports nothing new
@@ -495,7 +495,8 @@ def _place(array: Any) -> int | None:
     if name == "torch":
         plain = type(array).__name__ in ("Tensor", "Parameter")  # others may have no memory of their own
         return int(array.data_ptr()) if plain and not is_traced(array) and not array.is_meta and array.numel() else None
-    return int(array.data.ptr) if name == "cupy" and array.size else None
+    memory = getattr(array, "data", None) if name == "cupy" and array.size else None
+    return getattr(memory, "ptr", None)
 
 
 def without_history(array: Any) -> Any:

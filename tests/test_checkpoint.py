@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 import torch
 
@@ -360,3 +363,123 @@ def test_a_process_killed_at_fifty_moments_leaves_a_file_to_go_on_from(tmp_path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("50 kills")
+
+
+# -- files whose checksum fits ---------------------------------------------------------------------------------
+
+
+def described(path: Path, change: Any) -> None:
+    """Write a file's description again with something changed, and the checksum with it."""
+    with safetensors.safe_open(path, framework="np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        text = file.metadata()["signcore"].partition("\n")[2]
+    made = change(json.loads(text))
+    text = made if isinstance(made, str) else json.dumps(made)
+    digest = hashlib.sha256(f"1\n{text}".encode()).hexdigest()
+    safetensors.numpy.save_file(tensors, path, {"signcore": f"1 {digest}\n{text}"})
+
+
+def without(*keys: Any) -> Any:
+    """A change that takes something out."""
+
+    def change(found: Any) -> Any:
+        node = found
+        for key in keys[:-1]:
+            node = node[key]
+        del node[keys[-1]]
+        return found
+
+    return change
+
+
+def with_params(params: Any) -> Any:
+    def change(found: Any) -> Any:
+        found["groups"][0]["params"] = params
+        return found
+
+    return change
+
+
+DEEP: Any = "leaf"
+for _ in range(300):
+    DEEP = {"kind": "list", "children": [["0", DEEP]]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without("tensors"),
+        without("groups"),
+        without("single"),
+        without("groups", 0, "fields"),
+        without("groups", 0, "rule", "name"),
+        with_params(3),
+        with_params({"kind": "dict", "children": [["absent", "leaf"]]}),
+        with_params(DEEP),
+        lambda found: [],
+        lambda found: {**found, "groups": None},
+        lambda found: "[" * 200_000,
+        lambda found: "{",
+        lambda found: "null",
+    ],
+)
+def test_a_description_of_another_form_is_called_damaged(change: Any, tmp_path: Path) -> None:
+    rule, params = sc.Lion(lr=0.1), {"w": np.ones(3, np.float32)}
+    save(tmp_path / "a", rule, params, rule.init(params))
+    described(tmp_path / "a", change)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(tmp_path / "a")
+
+
+def test_a_hyperparameter_that_is_missing_is_not_made_up(tmp_path: Path) -> None:
+    rule, params = sc.Lion(lr=0.1), {"w": np.ones(3, np.float32)}
+    save(tmp_path / "a", rule, params, rule.init(params))
+    described(tmp_path / "a", without("groups", 0, "rule", "hyperparameters", "lr"))
+    with pytest.raises(ValueError, match=r"lacks \['lr'\]"):
+        load(tmp_path / "a")
+    assert load(tmp_path / "a", rule=rule).rule is rule
+
+
+def test_the_number_of_a_newer_format_is_said_whatever_its_checksum(tmp_path: Path) -> None:
+    safetensors.numpy.save_file({"x": np.ones(1)}, tmp_path / "a", {"signcore": "2 abc\n{}"})
+    with pytest.raises(CheckpointError, match="has format 2, this signcore reads up to 1"):
+        load(tmp_path / "a")
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        load(tmp_path)
+    with pytest.raises(CheckpointError, match="is no file that can be read again"):
+        load(os.devnull)
+
+
+def test_a_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule, params = sc.Lion(lr=0.1), {"w": np.ones(3, np.float32)}
+    save(tmp_path / "a", rule, params, rule.init(params))
+    read: list[str] = []
+    whole = Saved.__getitem__
+    monkeypatch.setattr(Saved, "__getitem__", lambda self, name: (read.append(name), whole(self, name))[1])
+    load(tmp_path / "a", params)
+    assert sorted(read) == ["params/w", "state/m/w", "state/step"]
+
+
+def test_a_link_is_written_through_and_a_closed_file_says_so(tmp_path: Path) -> None:
+    rule, params = sc.Lion(lr=0.1), {"w": np.ones(3, np.float32)}
+    save(tmp_path / "a", rule, params, rule.init(params))
+    (tmp_path / "latest").symlink_to(tmp_path / "a")
+    later = {"w": np.full(3, 2, np.float32)}
+    save(tmp_path / "latest", rule, later, rule.init(later))
+    assert (tmp_path / "latest").is_symlink()
+    assert load(tmp_path / "a").params["w"].tolist() == [2.0, 2.0, 2.0]
+    with Saved(tmp_path / "a") as saved:
+        pass
+    with pytest.raises(ValueError, match="is closed"):
+        saved["params/w"]
+
+
+@pytest.mark.parametrize("extra", [{1: 2}, {"t": (1, 2)}, [1], {"x": np.nan}])
+def test_an_extra_that_would_come_back_as_something_else_is_refused(extra: Any, tmp_path: Path) -> None:
+    rule, params = sc.Lion(lr=0.1), np.ones(3, np.float32)
+    with pytest.raises(TypeError, match="`extra`"):
+        save(tmp_path / "a", rule, params, rule.init(params), extra=extra)
+    assert not (tmp_path / "a").exists()

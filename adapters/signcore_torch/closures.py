@@ -47,7 +47,8 @@ def _evaluated(
     """
     with _moved(params, values, others), torch.enable_grad():
         loss = closure()
-        grads = [None if value is None else local(p.grad) for p, value in zip(params, values, strict=True)]
+        # clones: DistributedDataParallel may write the next gradients into the same memory
+        grads = [None if value is None else local(_copy(p.grad)) for p, value in zip(params, values, strict=True)]
     if loss is None:
         raise TypeError("`closure` returned None, and the rule needs the loss; return it")
     return without_history(loss), grads
@@ -56,10 +57,11 @@ def _evaluated(
 @contextmanager
 def _moved(params: list[torch.Tensor], values: list[Any], others: list[torch.Tensor]) -> Iterator[None]:
     kept = [(p, p.detach().clone()) for p in params]
-    grads = [(p, p.grad) for p in (*params, *others)]
+    # Values too: where gradients are views of buckets, a second backward writes into those that were set aside.
+    grads = [(p, p.grad, _copy(p.grad)) for p in (*params, *others)]
     try:
         with torch.no_grad():
-            for p, _ in grads:
+            for p, _, _ in grads:
                 p.grad = None  # new tensors will be made, so that the old gradients stay what they were
             for p, value in zip(params, values, strict=True):
                 if value is not None:
@@ -69,5 +71,11 @@ def _moved(params: list[torch.Tensor], values: list[Any], others: list[torch.Ten
         with torch.no_grad():
             for p, old in kept:
                 p.copy_(old)
-            for p, grad in grads:
+            for p, grad, words in grads:
                 p.grad = grad
+                if grad is not None and words is not None:
+                    grad.copy_(words)
+
+
+def _copy(grad: torch.Tensor | None) -> torch.Tensor | None:
+    return None if grad is None else grad.detach().clone()

@@ -9,7 +9,7 @@ import torch
 from signcore import Rule
 from signcore.marks import WHOLE
 
-from . import groups, options, sharded, state, together
+from . import groups, meshes, options, sharded, state, together
 from .saving import Restorable
 
 
@@ -47,7 +47,7 @@ class Collecting(Restorable):
         """The rule of a group, made anew when one of its static options has changed."""
         if i >= len(self._rules) or not groups.describes(self._rules[i], group, self.options):
             self._rules[i:] = [groups.rule_of(self.rule_class, group)]
-            state.recast(self._rules[i], group["params"], self.state)
+            self._recast += state.recast(self._rules[i], group["params"], self.state)
         return self._rules[i]
 
     def _only_makes_states(self) -> bool:
@@ -60,11 +60,13 @@ class Collecting(Restorable):
         if not all(isinstance(rate, (int, float, torch.Tensor)) and float(rate) == 0.0 for rate in rates):
             return together.all_do(self._workers, False)
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        so = bool(params) and all(p.grad is not None and not _any(p.grad) for p in params)
-        return together.all_do(self._workers, so)
+        cut = [p for p in params if sharded.is_sharded(p)]
+        if cut:
+            meshes.check_presence(cut, [str(k) for k in range(len(cut))])  # before a rank goes another way alone
+        so = bool(params) and all(p.grad is not None and not _any(sharded.local(p.grad)) for p in params)
+        return together.all_do(self._workers, meshes.all_say([meshes.layout_of(p) for p in cut], so, params))
 
 
 def _any(grad: Any) -> bool:
-    """Whether a gradient has an element that is not 0, on any rank."""
-    found: Any = (grad != 0).any() if grad.layout is torch.strided else True
-    return bool(found.full_tensor() if sharded.is_sharded(found) else found)
+    """Whether a gradient has an element that is not 0 on this rank."""
+    return bool((grad != 0).any()) if grad.layout is torch.strided else True

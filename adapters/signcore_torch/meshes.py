@@ -35,6 +35,17 @@ def agreed(layouts: list[Any], words: list[int], device: torch.device) -> list[b
     return [a == b for a, b in zip(most, least, strict=True)]
 
 
+def all_say(layouts: list[Any], so: bool, params: list[Any]) -> bool:
+    """Whether every rank of the layouts says so."""
+    if not any(layouts):
+        return so
+    found = torch.tensor([int(not so)], device=params[0].device)
+    for mesh in dict.fromkeys(layout[0] for layout in layouts if layout):
+        for dim in range(mesh.ndim):
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=mesh.get_group(dim))
+    return not int(found)
+
+
 def check_presence(params: list[Any], names: list[str]) -> None:
     """Raise on every rank when a parameter has a gradient on some of them only."""
     layouts = [layout_of(p) for p in params]

@@ -99,7 +99,7 @@ class SignOptimizer(Collecting):
             loss = self._loss(closure)
             self._step(closure, loss)
             return loss
-        self._joining = []
+        self._joining, self._recast = [], []
         try:
             with together.heard(self._workers):
                 loss = self._loss(closure)
@@ -110,6 +110,8 @@ class SignOptimizer(Collecting):
         except BaseException:
             for p in self._joining:
                 del self.state[p]
+            for own, name, tensor in self._recast:
+                own[name], self._rules = tensor, []
             raise
         finally:
             self._joining = []
@@ -117,10 +119,8 @@ class SignOptimizer(Collecting):
 
     def _loss(self, closure: Any) -> Any:
         together.refuse_copies(self._parted)
-        if closure is None:
-            return None
         with torch.enable_grad():
-            return closure()
+            return None if closure is None else closure()
 
     def _step(self, closure: Any, loss: Any) -> None:
         """All groups are computed before anything is written, so an error changes nothing."""

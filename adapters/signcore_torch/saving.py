@@ -31,6 +31,7 @@ class Restorable(torch.optim.Optimizer):
     def _reset(self) -> None:
         self._rules: list[Rule] = []  # one per parameter group, made when first needed
         self._joining: list[torch.Tensor] = []  # parameters whose first step is under way
+        self._recast: list[Any] = []  # what this step has rounded otherwise, as it was
         self._compiled = Compiled()
         self._workers: Any = None  # who steps together
         self._parted = False  # a copy of an optimizer that had workers

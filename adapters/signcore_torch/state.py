@@ -47,12 +47,18 @@ def join(
     return joining
 
 
-def recast(rule: Rule, params: list[torch.Tensor], states: States) -> None:
-    """Round the per-element state of a group's parameters to the dtype that a changed option asks for."""
+def recast(rule: Rule, params: list[torch.Tensor], states: States) -> list[tuple[dict[str, Any], str, Any]]:
+    """Round the per-element state of a group's parameters to the dtype that a changed option asks for.
+
+    Returns what was there before, for a step that fails: dict, name and tensor.
+    """
+    before: list[tuple[dict[str, Any], str, Any]] = []
     for p in params:
         if not states.get(p):
             continue
         fmt, dtype = state_format(rule, frameworks.namespace(local(p)), p)
         for name, kind in rule.kinds.items():
             if kind == "element" and name in states[p] and states[p][name].dtype != dtype:
+                before.append((states[p], name, states[p][name]))
                 states[p][name] = laid_out(ops.narrow(ops.widen(local(states[p][name])), dtype, fmt), p, kind)
+    return before

@@ -20,7 +20,8 @@ from ..rule import Rule
 from ..tree import Leaf, flatten, unflatten
 from ..walk import check_fit
 from . import description
-from .file import WAY_OUT, CheckpointError, Tensors, write
+from .file import Tensors, write
+from .form import WAY_OUT, CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointError", "Saved", "load", "save"]
 
@@ -95,9 +96,12 @@ def save(
             {"rule": description.of_rule(one), "fields": list(one.kinds), "params": description.of_tree(tree)}
         )
     try:
-        json.dumps(extra)
+        kept = extra is None or (isinstance(extra, dict) and json.loads(json.dumps(extra)) == extra)
+        why = "" if kept else " (it would come back as something else)"
     except (TypeError, ValueError) as error:
-        raise TypeError(f"`extra` is {extra!r}, which JSON cannot hold ({error}); pass numbers, texts, lists") from None
+        kept, why = False, f" ({error})"
+    if not kept:
+        raise TypeError(f"`extra` is {extra!r}, which JSON cannot hold{why}; pass a dict of numbers, texts, lists")
     write(path, tensors, {"single": single, "groups": described, "extra": extra or {}})
 
 

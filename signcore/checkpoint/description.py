@@ -56,6 +56,11 @@ def to_rule(described: dict[str, Any], given: Rule | None) -> Rule:
     known = {field.name for field in dataclasses.fields(classes()[name])}
     if not known >= set(fields):
         raise ValueError(f"the checkpoint's {name!r} has {sorted(set(fields) - known)}, unknown here; update signcore")
+    missing = sorted(known - set(fields))
+    if missing:
+        raise ValueError(
+            f"the checkpoint's {name!r} lacks {missing}: it is damaged, or of a version without them; pass the rule"
+        )
     return classes()[name](**{field: _to_value(value) for field, value in fields.items()})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from . import form
+from .form import WAY_OUT, CheckpointError
+
 FORMAT = 1
 _KEY = "signcore"  # one, because safetensors writes several in no fixed order
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit, in bytes
-
-
-class CheckpointError(ValueError):
-    """A file is no checkpoint, is damaged or truncated, or has a newer format; nothing was loaded."""
 
 
 def library() -> Any:
@@ -36,7 +36,7 @@ def library() -> Any:
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], description: dict[str, Any]) -> None:
     """Write aside, flush to the disk, rename: whatever happens, `path` is the old file or the new one."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # through a link, as torch.save writes
     digests = {name: {"dtype": a.dtype.name, "shape": list(a.shape), "sha256": _sum(a)} for name, a in tensors.items()}
     text = json.dumps({**description, "tensors": digests})
     metadata = {_KEY: f"{FORMAT} {_sum_of_text(str(FORMAT), text)}\n{text}"}
@@ -69,8 +69,10 @@ class Tensors(Mapping[str, np.ndarray]):
     """The tensors of an open file by name, each read and compared with its checksum when it is asked for."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.path.stat()  # a file that is not there is Python's own error
+        self.path, self.closed = Path(path), False
+        with open(self.path, "rb") as file:  # one that is not there, or may not be read, is Python's own error
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CheckpointError(f"`path` {self.path} is no file that can be read again; {WAY_OUT}")
         try:
             self._file = library().safe_open(self.path, framework="np").__enter__()
         except library().SafetensorError as error:
@@ -84,6 +86,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def close(self) -> None:
         """Let go of the file."""
+        self.closed = True
         self._file.__exit__(None, None, None)
 
     def _described(self, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -94,15 +97,17 @@ class Tensors(Mapping[str, np.ndarray]):
                 f"`path` {self.path} is a safetensors file that signcore.checkpoint.save did not write, or its header "
                 f"is damaged; {WAY_OUT}"
             )
-        if _sum_of_text(number, text) != digest:
+        fits = _sum_of_text(number, text) == digest
+        if len(number) < 10 and int(number) > FORMAT:
+            doubt = "" if fits else " (or its header is damaged)"
+            raise CheckpointError(
+                f"`path` {self.path} has format {number}, this signcore reads up to {FORMAT}{doubt}; update signcore"
+            )
+        if not fits or int(number) != FORMAT:
             raise CheckpointError(
                 f"`path` {self.path} is damaged: its description does not fit its checksum; {WAY_OUT}"
             )
-        if int(number) > FORMAT:
-            raise CheckpointError(
-                f"`path` {self.path} has format {number}, this signcore reads up to {FORMAT}; update signcore"
-            )
-        found: dict[str, Any] = json.loads(text)
+        found = form.read(self.path, text)
         names = set(self._file.keys())
         if names != set(found["tensors"]):
             other = sorted(names ^ set(found["tensors"]))[0]
@@ -113,6 +118,8 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         wanted = self._listed[name]
+        if self.closed:
+            raise ValueError(f"`path` {self.path} is closed; read its tensors inside of the `with` statement")
         try:
             found = self._file.get_tensor(name)
         except Exception as error:  # whatever a changed header makes of it
@@ -123,14 +130,14 @@ class Tensors(Mapping[str, np.ndarray]):
             )
         return np.asarray(found)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._listed  # Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._listed)
 
     def __len__(self) -> int:
         return len(self._listed)
-
-
-WAY_OUT = "nothing was loaded: take another file"
 
 
 def _sum(array: np.ndarray) -> str:

@@ -134,7 +134,7 @@ def test_t1_every_hyperparameter_is_in_defaults_and_may_be_missing_in_what_was_p
     training = Training(name)
     found = inspect.signature(class_of(name)).parameters
     assert list(found)[:2] == ["params", "lr"]
-    assert set(found) == {"params", *DEFAULTS, *(field.name for field in fields)}
+    assert set(found) == {"params", *DEFAULTS, "process_group", "check_every", *(field.name for field in fields)}
     for field in fields:
         expected = getattr(training.rule, field.name)
         assert training.optimizer.defaults[field.name] == training.group[field.name] == expected

@@ -169,3 +169,55 @@ def test_a_copy_has_to_be_given_its_group() -> None:
         made.step()
     with pytest.raises(TypeError, match="`check_every` is 3 and `process_group` is None"):
         signcore_torch.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1, check_every=3)
+
+
+BUCKETS = """
+import os, sys
+import torch, torch.distributed as dist
+import signcore_torch as st
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[3])
+dist.init_process_group("gloo", rank=0, world_size=1)
+for name, options in (("ALIAS", {"sample": "same", "d0": 1e-3}), ("MonotoneSignSGD", {"lr": 0.01})):
+    seen = []
+    for view in (None, False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        run = model if view is None else torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=view)
+        optimizer = getattr(st, name)(model.parameters(), **options)
+        x = torch.randn(16, 4)
+        def closure():
+            optimizer.zero_grad()
+            loss = run(x).square().mean()
+            loss.backward()
+            return loss
+        for _ in range(4):
+            optimizer.step(closure)
+        seen.append([t.tolist() for p in model.parameters() for t in (p.detach(), p.grad)])
+    print(name, seen[0] == seen[1] == seen[2], flush=True)
+"""
+
+
+def test_gradients_that_are_views_of_buckets_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", BUCKETS)
+    process, other = started("buckets")
+    other.kill()
+    other.communicate()
+    out, err = process.communicate(timeout=100)
+    assert out.split() == ["ALIAS", "True", "MonotoneSignSGD", "True"], err
+
+
+def test_a_step_that_fails_leaves_a_state_in_its_dtype() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = signcore_torch.Lion([p], lr=0.1, nonfinite="raise")
+    p.grad = torch.tensor([0.1, 0.2, 0.3])
+    optimizer.step()
+    kept = optimizer.state[p]["m"].clone()
+    optimizer.param_groups[0]["state_dtype"] = "bfloat16"
+    p.grad = torch.full((3,), torch.nan)
+    with pytest.raises(FloatingPointError):
+        optimizer.step()
+    assert optimizer.state[p]["m"].dtype == torch.float32
+    assert torch.equal(optimizer.state[p]["m"], kept)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert optimizer.state[p]["m"].dtype == torch.bfloat16
