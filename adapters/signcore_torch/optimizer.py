@@ -20,9 +20,11 @@ class SignOptimizer(Collecting):
     A parameter group is one functional state of the rule: its step counter counts the steps in which any
     parameter of the group had a gradient, whatever it was for each of them. A parameter without a gradient
     is left alone and has no state; once it has one it joins with a fresh state and the group's counter. The
-    parameters of a group live on one device. So numbers "of the whole tree" are those of a group, and
-    ``nonfinite="skip"`` skips the groups that hold a bad gradient and steps the others: pass one group where that
-    matters.
+    parameters of a group live on one device. Numbers "of the whole tree" are a group's, and ``nonfinite="skip"`` skips
+    the groups that hold a bad gradient and steps the others: pass one group where that matters.
+
+    A rate that a scheduler makes negative or NaN is an error, also the -1e-18 of some LinearLR(end_factor=0.0).
+    OneCycleLR and CyclicLR cycle ``momentum``; pass cycle_momentum=False to those of a rule that has none.
 
     A first step without a closure, in which the learning rate and all gradients are 0, makes the states and is not
     counted: torch.distributed.checkpoint takes it where there are no states yet.

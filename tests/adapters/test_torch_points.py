@@ -52,6 +52,15 @@ NOT_APPLICABLE |= {
     for name in RULES
     if rule_of(name).needs
 }
+NOT_APPLICABLE |= {
+    (
+        "t5",
+        name,
+    ): "it has no hyperparameter called `momentum`, which OneCycleLR and CyclicLR cycle unless they are told "
+    "`cycle_momentum=False`; torch's own error says so"
+    for name in RULES
+    if "momentum" not in numbers_of(name)
+}
 
 
 def each_rule(point=None):
@@ -385,6 +394,26 @@ def test_t5_schedulers_of_torch(name, tensor):
         assert scheduled.words() == by_hand.words(), kind
         assert len(rates) > 1
         assert scheduled.group["lr"] is lr if tensor else isinstance(scheduled.group["lr"], float)
+
+
+@each_rule("t5")
+def test_t5_schedulers_that_cycle_a_momentum(name):
+    training = Training(name, keys="ab")
+    if ("t5", name) in NOT_APPLICABLE:
+        with pytest.raises(ValueError, match="cycle_momentum"):
+            lr_scheduler.OneCycleLR(training.optimizer, 0.1, total_steps=8)
+        return
+    scheduler, seen = lr_scheduler.OneCycleLR(training.optimizer, 0.1, total_steps=8), set()
+    by_hand = Training(name, keys="ab")
+    for step in range(STEPS):
+        for key in ("lr", "momentum"):
+            by_hand.group[key] = training.group[key]
+        seen.add(training.group["momentum"])
+        for each in (training, by_hand):
+            each.step(step)
+        scheduler.step()
+    assert training.words() == by_hand.words()
+    assert len(seen) > 1
 
 
 @each_rule()
