@@ -53,7 +53,7 @@ NOT_APPLICABLE |= {
     if rule_of(name).needs
 }
 NOT_APPLICABLE |= {
-    (
+    ("t5", name): "it has no hyperparameter called `momentum`, which OneCycleLR and CyclicLR cycle unless told "
         "t5",
         name,
     ): "it has no hyperparameter called `momentum`, which OneCycleLR and CyclicLR cycle unless they are told "
