@@ -31,8 +31,8 @@ class SignOptimizer(Collecting):
 
     Notes
     -----
-    ``torch.compile(optimizer.step, fullgraph=True)`` gives the same bits. A number that changes compiles once more, one in
-    a tensor never; neither is checked. Long formulas compile faster with ``options={"realize_opcount_threshold": 8}``.
+    ``torch.compile(optimizer.step, fullgraph=True)`` gives the same bits. A number that changes compiles once more,
+    one in a tensor never; neither is checked. Long formulas take ``options={"realize_opcount_threshold": 8}``.
 
     On several processes, of the same gradients everywhere (DistributedDataParallel averages them), every process
     computes the same bits. Of DTensors (FSDP2, whose ranks hold shards) each rank computes its own elements, with the

@@ -52,15 +52,9 @@ NOT_APPLICABLE |= {
     for name in RULES
     if rule_of(name).needs
 }
-NOT_APPLICABLE |= {
-    ("t5", name): "it has no hyperparameter called `momentum`, which OneCycleLR and CyclicLR cycle unless told "
-        "t5",
-        name,
-    ): "it has no hyperparameter called `momentum`, which OneCycleLR and CyclicLR cycle unless they are told "
-    "`cycle_momentum=False`; torch's own error says so"
-    for name in RULES
-    if "momentum" not in numbers_of(name)
-}
+NO_MOMENTUM = "it has no hyperparameter called `momentum`, which OneCycleLR and CyclicLR cycle unless they are told "
+NO_MOMENTUM += "`cycle_momentum=False`; torch's own error says so"
+NOT_APPLICABLE |= {("t5", name): NO_MOMENTUM for name in RULES if "momentum" not in numbers_of(name)}
 
 
 def each_rule(point=None):
